@@ -1,0 +1,73 @@
+# memoryd: set-up, checks and the demo. Needs Python >= 3.11 with pip; installs only below this folder,
+# except for the model's weights, which go into the user's cache folder. `make` alone lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PROTO_BIN := .venv-proto/bin
+PROTO_INSTALLED := .venv-proto/.installed
+
+.PHONY: help setup weights demo test lint proto proto-check bench clean
+.NOTPARALLEL:
+
+help:
+	@echo "make setup        a virtual environment in .venv with everything, and the model's weights"
+	@echo "make demo         tell it facts, stream a book past it, kill it, ask it (10 minutes or less)"
+	@echo "make test         every test"
+	@echo "make lint         formatting, types, the direction of imports, and whether the stubs are current"
+	@echo "make proto        regenerate the gRPC stubs"
+	@echo "make bench        the benchmarks; their figures go to bench/results"
+	@echo "make clean        remove what the targets above made in this folder"
+
+setup: weights
+
+# A stamp, so that a second run costs nothing and a changed pin installs again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "memoryd needs Python 3.11 or newer, and '$(PYTHON)' is not one."; \
+	  echo "Install one, or name it: make setup PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing Python packages into .venv: a download of about 0.3 GB with PyTorch's CPU build."
+	@echo "(PyPI's PyTorch for x86-64 Linux brings CUDA, several GB; docs/operations.md tells how to get the CPU build.)"
+	@# Debian splits ensurepip off; there the interpreter's own pip fills the environment.
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv 2>/dev/null || { \
+	  $(PYTHON) -m venv --clear --without-pip .venv && \
+	  $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
+	  -c constraints.txt -e '.[daemon,dev]'
+	@touch $@
+
+# The weights lie outside this folder, so no stamp here can vouch for them; pulling checks what it finds.
+weights: $(INSTALLED)
+	@$(BIN)/memoryd model pull
+
+demo: weights
+	@$(BIN)/python examples/demo.py
+
+test: weights
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED) proto-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(PROTO_INSTALLED): proto/requirements.txt
+	@test -x $(PROTO_BIN)/pip || $(PYTHON) -m venv .venv-proto
+	$(PROTO_BIN)/python -m pip install --disable-pip-version-check --quiet -r proto/requirements.txt
+	@touch $@
+
+proto: $(PROTO_INSTALLED)
+	$(PROTO_BIN)/python proto/generate.py
+
+proto-check: $(PROTO_INSTALLED)
+	$(PROTO_BIN)/python proto/generate.py --check
+
+bench: weights
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/ingest.py
+
+clean:
+	rm -rf .venv .venv-proto build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "The weights stay in the cache folder that \`memoryd model info\` names."
