@@ -1,0 +1,28 @@
+"""The operations that laLTE's layers are made of, each a pure function on tensors.
+
+One folder an op: `reference.py` is the definition, in plain loops; `cpu.py` is what runs on CPUs;
+both have one signature, and the folder's own function chooses between them. `lalte` imports this
+package; it imports nothing of ours.
+"""
+
+from lalte_kernels.gated_delta_rule import gated_delta_rule
+from lalte_kernels.retained_update import Leaving, Retained, retained_update
+from lalte_kernels.retained_visibility import retained_visibility
+from lalte_kernels.retention_score import Router, retention_score
+from lalte_kernels.rope import bounded_positions, rope
+from lalte_kernels.short_conv import short_conv
+from lalte_kernels.sparse_attention import sparse_attention
+
+__all__ = [
+    "Leaving",
+    "Retained",
+    "Router",
+    "bounded_positions",
+    "gated_delta_rule",
+    "retained_update",
+    "retained_visibility",
+    "retention_score",
+    "rope",
+    "short_conv",
+    "sparse_attention",
+]

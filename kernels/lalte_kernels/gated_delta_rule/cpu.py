@@ -1,0 +1,77 @@
+"""The gated delta rule in chunks (WY form), and one step of it for decoding.
+
+Within a chunk the corrections u_i that the tokens write depend on each other linearly:
+
+    u_i = b_i (v_i - e^{G_i} S_0^T k_i - sum_{m<i} e^{G_i - G_m} (k_i . k_m) u_m)
+
+with G the running sum of g. That is a unit lower triangular system (I + L) U = R, solved at once.
+"""
+
+from __future__ import annotations
+
+import torch
+
+CHUNK = 64  # tokens per triangular system: larger ones cost more than they save
+
+
+def gated_delta_rule(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    state: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if q.shape[1] == 1:
+        return _step(q, k, v, g, beta, state)
+    outputs = []
+    for first in range(0, q.shape[1], CHUNK):
+        rows = slice(first, first + CHUNK)
+        # [batch, heads, rows, ...]: one matrix per head.
+        parts = [x[:, rows].transpose(1, 2) for x in (q, k, v, g, beta)]
+        output, state = _chunk(parts[0], parts[1], parts[2], parts[3], parts[4], state)
+        outputs.append(output.transpose(1, 2))
+    return torch.cat(outputs, dim=1), state
+
+
+def _chunk(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    state: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    n = q.shape[2]
+    total = g.cumsum(dim=-1)  # G
+    causal = torch.ones(n, n, dtype=torch.bool, device=q.device).tril()
+    # Masked before the exponential: above the diagonal it could overflow.
+    gap = (total[..., :, None] - total[..., None, :]).masked_fill(~causal, float("-inf"))
+    decay = gap.exp()
+    since_start = total.exp()[..., None]
+    beta = beta[..., None]
+
+    lower = (k @ k.mT * decay * beta).tril(-1)
+    right = beta * (v - since_start * (k @ state))
+    u = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
+
+    output = since_start * (q @ state) + (q @ k.mT * decay) @ u
+    to_end = decay[..., -1, :, None]
+    state = since_start[..., -1:, :] * state + (k * to_end).mT @ u
+    return output, state
+
+
+def _step(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    state: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # One token: [batch, heads, 1, d] rows against [batch, heads, d_k, d_v].
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    state = state * g[:, 0, :, None, None].exp()
+    correction = beta[:, 0, :, None, None] * (v - k @ state)
+    state = state + k.mT @ correction
+    return (q @ state).transpose(1, 2), state
