@@ -21,6 +21,13 @@ help:
 
 setup: weights
 
+# Makes the virtual environment $(1). Debian splits ensurepip off; there the interpreter's own pip fills it.
+define environment
+test -x $(1)/bin/pip || $(PYTHON) -m venv $(1) 2>/dev/null || { \
+  $(PYTHON) -m venv --clear --without-pip $(1) && \
+  $(PYTHON) -m pip --python $(1)/bin/python install --quiet pip; }
+endef
+
 # A stamp, so that a second run costs nothing and a changed pin installs again.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -28,10 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "Install one, or name it: make setup PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Installing Python packages into .venv: a download of about 0.3 GB with PyTorch's CPU build."
 	@echo "(PyPI's PyTorch for x86-64 Linux brings CUDA, several GB; docs/operations.md tells how to get the CPU build.)"
-	@# Debian splits ensurepip off; there the interpreter's own pip fills the environment.
-	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv 2>/dev/null || { \
-	  $(PYTHON) -m venv --clear --without-pip .venv && \
-	  $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	@$(call environment,.venv)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
 	  -c constraints.txt -e '.[daemon,dev]'
 	@touch $@
@@ -53,7 +57,7 @@ lint: $(INSTALLED) proto-check
 	$(BIN)/lint-imports
 
 $(PROTO_INSTALLED): proto/requirements.txt
-	@test -x $(PROTO_BIN)/pip || $(PYTHON) -m venv .venv-proto
+	@$(call environment,.venv-proto)
 	$(PROTO_BIN)/python -m pip install --disable-pip-version-check --quiet -r proto/requirements.txt
 	@touch $@
 
