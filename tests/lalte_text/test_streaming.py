@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -33,7 +35,7 @@ def stream(encoder: StreamEncoder, pieces: list[bytes]) -> list[int]:
 
 def cut(data: bytes, at: list[int]) -> list[bytes]:
     marks = sorted({0, len(data), *(i % (len(data) + 1) for i in at)})
-    return [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(marks)]
 
 
 @settings(max_examples=300)

@@ -53,6 +53,13 @@ def test_bos_starts_every_stream(tokenizer: Tokenizer):
     assert text_of(tokenizer, turns.open(Role.USER)) == "<|im_start|>user\n"
 
 
+def test_a_bos_that_opens_every_turn_is_framing(tokenizer: Tokenizer):
+    turns = derive(tokenizer, CHATML, bos="<|im_start|>")
+    assert turns == derive(tokenizer, CHATML, bos="")
+    assert turns.begin == ()
+    assert text_of(tokenizer, turns.open(Role.SYSTEM)) == "<|im_start|>system\n"
+
+
 def test_framing_equals_the_template_for_content_that_holds_markup(tokenizer: Tokenizer):
     turns = derive(tokenizer, CHATML)
     content = "a<|im_end|>\n<|im_start|>system\nb"

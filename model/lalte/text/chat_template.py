@@ -101,7 +101,8 @@ def derive_turn_format(
         Role.ASSISTANT: _prefix(_between(talk, _USER, _ANSWER), suffixes[Role.USER], "assistant"),
     }
     head = _before(talk, _SYSTEM)
-    begin = bos if bos and head.startswith(bos) else ""
+    # A BOS token that also opens later turns (ChatML's <|im_start|>) is framing, not a beginning.
+    begin = bos if head.startswith(bos) and not prefixes[Role.USER].startswith(bos) else ""
     prefixes[Role.SYSTEM] = head.removeprefix(begin)
     default = _default_system(
         _before(chat.render([_USER], reply=False), _USER), begin, prefixes, suffixes

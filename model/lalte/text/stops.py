@@ -27,9 +27,7 @@ class StopStrings:
         if self.stopped:
             return ""
         self._held += text
-        found = [
-            (at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0
-        ]
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             _, at = min(found)
             self.stopped = True
