@@ -1,0 +1,96 @@
+"""The names of all keys, `md1:{<tenant>/<session>}:<kind>...`.
+
+Both names are percent-encoded, so that no name can collide with another or break the hash tag in
+braces, which puts all keys of a session into one cluster slot. `md1` is the version of the
+protocol; a daemon's Redis user needs `~md1:*`.
+"""
+
+import unicodedata
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from memoryd.errors import BadArgument
+
+MAX_NAME_BYTES = 256
+
+
+def validate_name(name: str, what: str = "session name") -> str:
+    """Return `name` if it is 1 to 256 bytes of UTF-8 without control characters.
+
+    Raises BadArgument otherwise; `what` says in its sentence which name is meant.
+    """
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        raise BadArgument(f"The {what} is not valid Unicode: send UTF-8.") from None
+    if not 1 <= length <= MAX_NAME_BYTES:
+        raise BadArgument(
+            f"The {what} has {length} bytes: use 1 to {MAX_NAME_BYTES} bytes of UTF-8.",
+            length=length,
+        )
+    if any(unicodedata.category(char) == "Cc" for char in name):
+        raise BadArgument(f"The {what} holds a control character: leave it out.")
+    return name
+
+
+def _encoded(name: str) -> str:
+    return quote(name, safe="")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """A session's full name. Raises BadArgument for a name that cannot be one."""
+
+    tenant: str
+    name: str
+
+    def __post_init__(self) -> None:
+        validate_name(self.tenant, "tenant name")
+        validate_name(self.name)
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.name}"
+
+    @property
+    def _prefix(self) -> str:
+        return f"md1:{{{_encoded(self.tenant)}/{_encoded(self.name)}}}"
+
+    @property
+    def meta(self) -> str:
+        """The hash that is the truth about the session."""
+        return f"{self._prefix}:meta"
+
+    def journal(self, generation: str) -> str:
+        """Name the stream of journalled tokens of one generation."""
+        return f"{self._prefix}:journal:{generation}"
+
+    def blob(self, generation: str, attempt: str) -> str:
+        """Name the hash that holds the parts of one checkpoint attempt."""
+        return f"{self._prefix}:blob:{generation}:{attempt}"
+
+    def snap(self, name: str) -> str:
+        """Name the key of a snapshot."""
+        return f"{self._prefix}:snap:{_encoded(name)}"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantIndex:
+    """The sorted set of a tenant's session names, in a slot of its own.
+
+    It is written before a session is created and swept afterwards, so it may name sessions that
+    are gone; whether a session exists is for its meta hash to say.
+    """
+
+    tenant: str
+
+    def __post_init__(self) -> None:
+        validate_name(self.tenant, "tenant name")
+
+    @property
+    def key(self) -> str:
+        return f"md1:{{{_encoded(self.tenant)}}}:index"
+
+
+def heartbeat_key(owner: str) -> str:
+    """Name the key that lives as long as the daemon `owner`; its value is the daemon's address."""
+    return f"md1:{{{_encoded(owner)}}}:heartbeat"
