@@ -1,0 +1,204 @@
+"""Chat: a user turn and its reply, both remembered.
+
+The turn is journaled before the reply begins, the reply in small groups before they are sent. What
+a caller has seen is therefore always in the journal, and a retry with the same request id goes on
+where the journal ends.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from lalte.text import Role
+from memoryd.engine.errors import GenerationFailed
+from memoryd.engine.generation import Generation
+from memoryd.engine.messages import Finished, GenerateRequest, Token
+from memoryd.errors import MemorydError
+from memoryd.sessions.actor import CHAT_WRITER, SessionActor
+from memoryd.sessions.chat import ChatRecord
+from memoryd.sessions.log import Change, SessionLog
+from memoryd.sessions.query import PROGRESS_SECONDS, ReplyClock
+from memoryd.sessions.reply import Delta, FinishReason, Progress, ReplyEvent, ReplyText
+from memoryd.sessions.services import ReplyOptions
+from memoryd.sessions.text import Piece
+
+GROUP_TOKENS = 4  # journaled and sent together, after a first group of one
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A Chat call as the caller made it."""
+
+    request_id: str
+    message: bytes
+    report_progress: bool
+    options: ReplyOptions
+
+
+_Build = Callable[[SessionLog], Change]
+
+
+class _Chat:
+    """One running exchange. `out` takes events, and at the end None or an error."""
+
+    def __init__(self, actor: SessionActor, exchange: Exchange) -> None:
+        self.actor = actor
+        self.exchange = exchange
+        self.out: asyncio.Queue[ReplyEvent | MemorydError | None] = asyncio.Queue()
+        self.writer = CHAT_WRITER + exchange.request_id
+        self._cancelled = False
+        self._generation: Generation | None = None
+
+    def cancel(self) -> None:
+        """The caller went away: what was sent is kept, and the turn closed."""
+        self._cancelled = True
+        if self._generation is not None:
+            self._generation.cancel()
+
+    async def run(self) -> None:
+        try:
+            await self.actor.hold(self)
+            try:
+                await self._exchange()
+            finally:
+                self.actor.let_go(self)
+            self.out.put_nowait(None)
+        except MemorydError as error:
+            self.out.put_nowait(error)
+        except GenerationFailed as error:
+            failure = MemorydError(f"the reply broke off: {error.reason}; retry with the same id")
+            self.out.put_nowait(failure)
+        except BaseException:
+            self.out.put_nowait(MemorydError("the reply broke off inside the daemon; see its log"))
+            raise
+
+    async def _exchange(self) -> None:
+        log, exchange = self.actor.log, self.exchange
+        record = log.chats.get(exchange.request_id, exchange.message)
+        replayed = record is not None
+        if record is None:
+            if self._cancelled:
+                return
+            record = log.chats.new(exchange.message, exchange.options.sampling.seed)
+            await self._write(self._opening(record))
+        elif record.text:
+            self.out.put_nowait(Delta(record.text, record.reply))
+        if record.finish is None and log.text.writer != self.writer:
+            record = replace(record, finish="cancelled")
+        clock = ReplyClock()
+        if record.finish is None:
+            record = await self._reply(record, clock)
+        self.out.put_nowait(
+            replace(
+                clock.completion(
+                    record.finish or "cancelled",
+                    generation=self.actor.generation,
+                    seed=record.seed,
+                    replayed=replayed,
+                ),
+                offset=log.next,
+                completion_tokens=len(record.reply),
+            )
+        )
+
+    def _opening(self, record: ChatRecord) -> _Build:
+        """The user's turn and the start of the reply's."""
+        framer, now_ms = self.actor.services.framer, self.actor.services.now_ms()
+
+        def build(log: SessionLog) -> Change:
+            turn = Piece(Role.USER, self.exchange.message)
+            abandoned = log.text.writer.startswith(CHAT_WRITER)
+            tokens, text = framer.append(
+                log.text, [turn], writer=self.writer, now_ms=now_ms, abandoned=abandoned
+            )
+            opening, text = framer.open_reply(text, writer=self.writer, now_ms=now_ms)
+            chats = log.chats.put(self.exchange.request_id, record)
+            return Change([*tokens, *opening], text, log.writers, chats)
+
+        return build
+
+    async def _reply(self, record: ChatRecord, clock: ReplyClock) -> ChatRecord:
+        """Writes the reply from where the record ends, and closes its turn."""
+        actor, options = self.actor, self.exchange.options
+        reply = ReplyText(actor.services.tokenizer, options.stop)
+        finish: FinishReason = "stop"
+        sampling = replace(options.sampling, seed=record.seed)
+        self._generation = generation = actor.services.engine.generate(
+            actor.engine_key,
+            GenerateRequest(
+                prompt=(),
+                include_backlog=True,
+                sampling=sampling,
+                stop_ids=actor.services.stop_ids,
+                drawn=record.reply,
+            ),
+        )
+        if self._cancelled:
+            generation.cancel()
+        async with aclosing(generation):
+            target = actor.log.next
+            while self.exchange.report_progress and not await generation.wait_started(
+                PROGRESS_SECONDS
+            ):
+                self.out.put_nowait(Progress(min(actor.absorbed, target), target))
+            async for event in generation:
+                clock.see(event)
+                if isinstance(event, Token):
+                    reply.push(event.id)
+                    group = GROUP_TOKENS if record.reply else 1
+                    if reply.settled and reply.waiting >= group:
+                        record = await self._send(record, reply.take())
+                    if reply.stopped:
+                        break
+                elif isinstance(event, Finished):
+                    finish = event.reason
+        if self._cancelled:
+            return await self._send(record, Delta("", ()), "cancelled")
+        reply.finish()
+        rest = reply.take()
+        if reply.stopped:
+            rest = Delta(rest.text, tuple(actor.services.framer.encode(rest.text)))
+        return await self._send(record, rest, finish)
+
+    async def _send(
+        self, record: ChatRecord, delta: Delta, finish: FinishReason | None = None
+    ) -> ChatRecord:
+        """Journals the next tokens of the reply, then sends them; `finish` closes the turn."""
+        framer, now_ms = self.actor.services.framer, self.actor.services.now_ms()
+        grown = replace(record.grown(delta.token_ids, delta.text), finish=finish)
+
+        def build(log: SessionLog) -> Change:
+            text = replace(log.text, touched_ms=now_ms)
+            closing: list[int] = []
+            if finish is not None:
+                closing, text = framer.close(text)
+            chats = log.chats.put(self.exchange.request_id, grown)
+            return Change([*delta.token_ids, *closing], text, log.writers, chats)
+
+        await self._write(build)
+        if delta.text:
+            self.out.put_nowait(delta)
+        return grown
+
+    async def _write(self, build: _Build) -> None:
+        await self.actor.compose(build, holder=self)
+
+
+async def chat(actor: SessionActor, exchange: Exchange) -> AsyncGenerator[ReplyEvent]:
+    """Progress if asked for, then text that is journaled already, then one Completion.
+
+    Closing it early ends the reply: what was sent is kept and the turn closed. Raises
+    RequestReused, InvalidUtf8Content, TurnOpen, StorageFull, StorageUnavailable, OwnershipLost,
+    SessionNotFound, AcknowledgedLost.
+    """
+    running = _Chat(actor, exchange)
+    task = actor.spawn(running.run())
+    try:
+        while (event := await running.out.get()) is not None:
+            if isinstance(event, MemorydError):
+                raise event
+            yield event
+    finally:
+        if not task.done():
+            running.cancel()

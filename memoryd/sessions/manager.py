@@ -1,0 +1,267 @@
+"""Finds the owner of a session, or becomes it.
+
+A session is opened at most once here: callers that arrive while it is being opened wait for the
+same work, and work goes on when they leave. Where memory is full, the session that was used least
+recently is written back and released.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+
+from memoryd.engine.errors import NoFreeSlot, StateRefused
+from memoryd.errors import (
+    Draining,
+    MemorydError,
+    ModelMismatch,
+    OwnershipLost,
+    SessionNotFound,
+    SlotsBusy,
+    StateCorrupt,
+)
+from memoryd.sessions.actor import SessionActor
+from memoryd.sessions.recent import RecentTokens
+from memoryd.sessions.services import Services
+from memoryd.storage.codec import Array, Expectation, decode_state
+from memoryd.storage.keys import SessionKey
+from memoryd.storage.records import SessionRecord
+
+logger = structlog.get_logger(__name__)
+
+ACQUIRE_ATTEMPTS = 5
+SLOT_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Remote:
+    """The session belongs to a living daemon at `address`."""
+
+    address: str
+
+
+class SessionManager:
+    """All sessions that this daemon owns."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.draining = False
+        self.tokens_appended = 0
+        self.checkpoints = 0
+        self._actors: dict[SessionKey, SessionActor] = {}
+        self._opening: dict[SessionKey, asyncio.Task[SessionActor | Remote]] = {}
+
+    @property
+    def actors(self) -> tuple[SessionActor, ...]:
+        return tuple(self._actors.values())
+
+    def loaded(self, key: SessionKey) -> SessionActor | None:
+        """The session's actor if it is in memory and takes calls."""
+        actor = self._actors.get(key)
+        return actor if actor is not None and actor.live else None
+
+    async def locate(self, key: SessionKey) -> SessionActor | Remote:
+        """The session's actor, opened if need be, or the daemon that owns it.
+
+        A caller that goes on without awaiting may use the actor at once. Raises SessionNotFound,
+        ModelMismatch, StateCorrupt, SlotsBusy, StorageUnavailable, Draining.
+        """
+        while True:
+            if (actor := self.loaded(key)) is not None:
+                return actor
+            if self.draining:
+                raise Draining("this daemon is shutting down; retry at another one")
+            task = self._opening.get(key)
+            if task is None:
+                task = asyncio.ensure_future(self._open(key))
+                self._opening[key] = task
+                task.add_done_callback(lambda _: self._opening.pop(key, None))
+            found = await asyncio.shield(task)
+            if isinstance(found, Remote) or found.live:
+                return found
+
+    @asynccontextmanager
+    async def use(self, key: SessionKey) -> AsyncIterator[SessionActor | Remote]:
+        """As `locate`; the actor stays in memory until the block ends."""
+        found = await self.locate(key)
+        if isinstance(found, Remote):
+            yield found
+            return
+        with found.used():
+            yield found
+
+    async def owner_address(self, record: SessionRecord) -> str | None:
+        """Where the session's owner is reached; None if it is this daemon, nobody, or gone."""
+        if record.owner in ("", self.services.daemon_id):
+            return None
+        return await self.services.store.heartbeat_alive(record.owner)
+
+    async def forget(self, key: SessionKey) -> None:
+        """Drops the session from memory without writing it back: it is about to be deleted."""
+        if (actor := self._actors.get(key)) is not None:
+            await actor.stop(checkpoint=False, release=False)
+
+    async def drain(self) -> int:
+        """Writes back and releases every session; new calls are refused. Gives their number."""
+        self.draining = True
+        if self._opening:
+            await asyncio.gather(*self._opening.values(), return_exceptions=True)
+        actors = self.actors
+        await asyncio.gather(*(actor.stop(checkpoint=True, release=True) for actor in actors))
+        return len(actors)
+
+    def close_abandoned_turns(self) -> None:
+        for actor in self.actors:
+            actor.close_abandoned_turn()
+
+    async def _open(self, key: SessionKey) -> SessionActor | Remote:
+        if (leaving := self._actors.get(key)) is not None:
+            await leaving.ended.wait()
+        services = self.services
+        for _ in range(ACQUIRE_ATTEMPTS):
+            record = await services.store.read(key)
+            if record is None:
+                raise SessionNotFound(f"there is no session {key.name!r}", session=key.name)
+            if (address := await self.owner_address(record)) is not None:
+                return Remote(address)
+            if record.model != services.model_id:
+                raise ModelMismatch(
+                    f"session {key.name!r} was made by model {record.model}, "
+                    f"this daemon serves {services.model_id}",
+                    session_model=record.model,
+                    model=services.model_id,
+                )
+            acquired = await services.store.acquire(
+                key,
+                expected_owner=record.owner,
+                expected_epoch=record.epoch,
+                me=services.daemon_id,
+            )
+            if acquired is not None:
+                return await self._load(acquired)
+        raise OwnershipLost(
+            f"session {key.name!r} changes hands too fast; retry", retry_after=SLOT_RETRY_SECONDS
+        )
+
+    async def _load(self, record: SessionRecord) -> SessionActor:
+        try:
+            actor = await self._bring_to_memory(record)
+        except MemorydError:
+            await self.services.store.release(record.lease)
+            raise
+        self._actors[record.key] = actor
+        actor.start()
+        logger.info(
+            "session_opened",
+            session=str(record.key),
+            epoch=record.epoch,
+            offset=record.next,
+            checkpoint=record.blob.offset if record.blob else 0,
+        )
+        return actor
+
+    async def _bring_to_memory(self, record: SessionRecord) -> SessionActor:
+        offset, arrays = await self._read_checkpoint(record)
+        tokens = await self._read_journal(record, offset)
+        # The lease's epoch is in the key: no slot outlives the ownership it was filled under.
+        engine_key = f"{record.key}#{record.generation}#{record.epoch}"
+        recent = RecentTokens(offset)
+        recent.extend(tokens)
+        actor = SessionActor(
+            record,
+            self.services,
+            engine_key=engine_key,
+            absorbed=offset,
+            recent=recent,
+            on_end=self._on_end,
+        )
+        await self._open_slot(actor, offset, arrays)
+        self.services.engine.feed(engine_key, tokens)
+        return actor
+
+    async def _read_checkpoint(
+        self, record: SessionRecord
+    ) -> tuple[int, Mapping[str, Array] | None]:
+        services, blob = self.services, record.blob
+        if blob is None:
+            return 0, None
+        body = await services.blobs.get(record.key, record.generation, blob)
+        header, arrays = await asyncio.to_thread(
+            decode_state,
+            body,
+            expect=Expectation(
+                model=services.model_id,
+                tenant=record.key.tenant,
+                session=record.key.name,
+                generation=record.generation,
+                offset=blob.offset,
+                digest=blob.digest,
+            ),
+        )
+        if header.numerics != services.numerics:
+            logger.warning(
+                "numerics_changed",
+                session=str(record.key),
+                stored=header.numerics,
+                here=services.numerics,
+            )
+        return blob.offset, arrays
+
+    async def _read_journal(self, record: SessionRecord, after: int) -> list[int]:
+        """Tokens [after, next) of the journal; refuses one that has a hole."""
+        tokens: list[int] = []
+        end = after
+        for entry_end, packed in await self.services.store.read_journal(record.lease, after):
+            entry = np.frombuffer(packed, dtype="<u4")
+            if entry_end - len(entry) > end:
+                break
+            tokens += entry[end - (entry_end - len(entry)) :].tolist()
+            end = entry_end
+        if end != record.next:
+            raise StateCorrupt(
+                f"the journal of session {record.key.name!r} has no entry at token {end}, "
+                f"but {record.next} tokens were acknowledged",
+                offset=end,
+                acknowledged=record.next,
+            )
+        return tokens
+
+    async def _open_slot(
+        self, actor: SessionActor, offset: int, arrays: Mapping[str, Array] | None
+    ) -> None:
+        while True:
+            try:
+                await self.services.engine.open(
+                    actor.engine_key,
+                    offset=offset,
+                    arrays=arrays,
+                    on_absorbed=actor.on_absorbed,
+                    on_failed=actor.on_failed,
+                )
+            except NoFreeSlot as error:
+                await self._make_room(error)
+            except StateRefused as error:
+                raise StateCorrupt(
+                    f"the checkpoint at token {offset} was refused: {error.reason}", offset=offset
+                ) from error
+            else:
+                return
+
+    async def _make_room(self, full: NoFreeSlot) -> None:
+        """Writes back the least recently used idle session. Raises SlotsBusy if none is idle."""
+        idle = [actor for actor in self._actors.values() if actor.live and actor.idle]
+        if not idle:
+            raise SlotsBusy(
+                f"all {full.slots} slots are in use; retry",
+                retry_after=SLOT_RETRY_SECONDS,
+                slots=full.slots,
+            )
+        oldest = min(idle, key=lambda actor: actor.last_used)
+        await oldest.stop(checkpoint=True, release=True)
+
+    def _on_end(self, actor: SessionActor) -> None:
+        if self._actors.get(actor.record.key) is actor:
+            del self._actors[actor.record.key]
