@@ -1,0 +1,97 @@
+"""Softmax attention over key and value buffers: what LTE, sliding-window and full share.
+
+Keys are stored before RoPE and turned relative to the start t of the open block: block rows when
+they are appended, all older rows once per block.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+
+from lalte.layers.linear import Linear
+from lalte.layers.mixer import Mixer, State
+from lalte.state.tensors import FullState, LTEState, SWAState
+from lalte_kernels import rope, sparse_attention
+
+if TYPE_CHECKING:
+    from lalte.config import ModelConfig
+    from lalte.layers.mixer import Where
+
+
+class Attention(Mixer[State]):
+    """Grouped-query attention; what a query sees is the subclass's `visible`."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.heads = config.num_heads
+        self.kv_heads = config.num_kv_heads
+        self.head_dim = config.head_dim
+        self.chunk = config.chunk
+        self.theta = config.rope_theta
+        hidden, d = config.hidden_size, config.head_dim
+        self.q_proj = Linear(hidden, self.heads * d, dtype, device)
+        self.k_proj = Linear(hidden, self.kv_heads * d, dtype, device)
+        self.v_proj = Linear(hidden, self.kv_heads * d, dtype, device)
+        self.o_proj = Linear(self.heads * d, hidden, dtype, device)
+
+    @abstractmethod
+    def block_rows(self, starts: list[int]) -> list[int]:
+        """Return the buffer row at which each lane's open block begins."""
+
+    @abstractmethod
+    def visible(self, state: State, where: Where, n: int) -> torch.Tensor:
+        """Return which buffer rows each of the next n queries sees.
+
+        bool, broadcastable to [lanes, kv_heads, n, keys]; keys may fall short of the buffer.
+        """
+
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+    def output(self, mixed: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.o_proj(mixed)
+        return out
+
+    def advance(self, inputs: tuple[torch.Tensor, ...], state: State, where: Where) -> torch.Tensor:
+        assert isinstance(state, LTEState | SWAState | FullState)  # noqa: S101 - for the checker
+        lanes, n = inputs[0].shape[:2]
+        device = state.key.device
+        d, group = self.head_dim, self.heads // self.kv_heads
+        q = inputs[0].reshape(lanes, n, self.kv_heads, group, d).permute(0, 2, 3, 1, 4)
+        k = inputs[1].reshape(lanes, n, self.kv_heads, d).transpose(1, 2)
+        v = inputs[2].reshape(lanes, n, self.kv_heads, d).transpose(1, 2)
+
+        relative = torch.tensor(where.filled, device=device)[:, None] + torch.arange(
+            n, device=device
+        )
+        turned_k = rope(k, relative[:, None], self.theta)
+        turned_q = rope(q, relative[:, None, None], self.theta)
+        for lane, block in enumerate(self.block_rows(where.starts)):
+            rows = slice(block + where.filled[lane], block + where.filled[lane] + n)
+            state.key[lane, :, rows] = k[lane]
+            state.rotated[lane, :, rows] = turned_k[lane]
+            state.value[lane, :, rows] = v[lane]
+
+        visible = self.visible(state, where, n)
+        keys = visible.shape[-1]
+        mixed = sparse_attention(
+            turned_q, state.rotated[:, :, :keys], state.value[:, :, :keys], visible
+        )
+        return mixed.permute(0, 3, 1, 2, 4).reshape(lanes, n, self.heads * d)
+
+
+def column(values: list[int], device: torch.device) -> torch.Tensor:
+    """Return one number per lane as [lanes, 1, 1, 1], to broadcast over heads, queries and keys."""
+    return torch.tensor(values, device=device)[:, None, None, None]
+
+
+def shift_window(buffer: torch.Tensor, first: int, rows: int, chunk: int) -> None:
+    """Move a full block into the window before it, in age order.
+
+    buffer: [slots, kv_heads, rows, d]; the window of `rows` rows begins at row `first`.
+    """
+    # The ranges overlap, hence the copy.
+    buffer[:, :, first : first + rows] = buffer[:, :, first + chunk : first + chunk + rows].clone()

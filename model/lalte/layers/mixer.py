@@ -1,0 +1,55 @@
+"""What every mixer (attention or recurrent layer) offers to the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from torch import nn
+
+from lalte.state.tensors import LayerState
+
+if TYPE_CHECKING:
+    import torch
+
+State = TypeVar("State", bound=LayerState)
+
+
+class Where(NamedTuple):
+    """Where in their streams the lanes of a call stand.
+
+    starts: t = kC of each lane's open block. filled: rows that the block already holds.
+    """
+
+    starts: list[int]
+    filled: list[int]
+
+
+class Mixer(nn.Module, ABC, Generic[State]):
+    """A layer that mixes information over time, and the state by which it goes on."""
+
+    @abstractmethod
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what `advance` needs of each row. x: [rows, hidden] -> each [rows, features]."""
+
+    @abstractmethod
+    def advance(self, inputs: tuple[torch.Tensor, ...], state: State, where: Where) -> torch.Tensor:
+        """Append n rows to each lane's open block (n fits into it) and mix them.
+
+        inputs: what `project` returned, each [lanes, n, features]. Returns [lanes, n, features].
+        """
+
+    @abstractmethod
+    def output(self, mixed: torch.Tensor) -> torch.Tensor:
+        """Return to the residual stream. mixed: [rows, features] -> [rows, hidden]."""
+
+    @abstractmethod
+    def roll(self, state: State, start: int, tokens: torch.Tensor) -> None:
+        """Commit the full block [start, start + C) of a one-slot state.
+
+        tokens: int32 [token_window + C], the ids up to the block's last.
+        """
+
+    @abstractmethod
+    def prepare(self, state: State, start: int) -> None:
+        """Renew a one-slot state's scratch tensors at the committed offset `start`."""

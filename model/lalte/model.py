@@ -1,0 +1,306 @@
+"""The language model, and the ways in which a stream goes into a state.
+
+Glossary (method and paper's symbols):
+    C        config.chunk; a stream is cut into blocks [kC, (k+1)C) from its own start
+    t        start of the open block, the last committed offset; the state there is a function of
+             the first t tokens alone
+    filled   tokens in the open block, offset - t
+    w, B, s  window, budget per KV head and sinks of an LTE layer
+    S        recurrent matrix of a Gated DeltaNet head
+    slot     one session's state; a lane is a slot taking part in a call
+
+Two ways lead through the layers. `_run` takes any number of tokens: token-wise work (norms, matrix
+products, MLP) covers all rows of all sessions at once, layer by layer, while each layer's state
+advances block by block, one session at a time. So a committed block is computed at one fixed
+shape, and its bits do not depend on what else was in the batch. `step` takes one token for each
+of many lanes and batches everything.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lalte.config import FullConfig, GDNConfig, LTEConfig
+from lalte.layers.full import FullAttention
+from lalte.layers.gdn import GatedDeltaNet
+from lalte.layers.linear import Linear
+from lalte.layers.lte import LTEAttention
+from lalte.layers.mixer import Mixer, Where
+from lalte.layers.mlp import MLP
+from lalte.layers.norm import RMSNorm
+from lalte.layers.swa import SlidingWindowAttention
+from lalte.state import StateSlots
+from lalte.state.tensors import compute_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lalte.config import LayerConfig, ModelConfig
+    from lalte.state import StateView
+
+
+def make_mixer(
+    config: ModelConfig, layer: LayerConfig, dtype: torch.dtype, device: torch.device
+) -> Mixer[Any]:
+    """Return the mixer that a layer's config describes."""
+    if isinstance(layer, GDNConfig):
+        return GatedDeltaNet(config, layer, dtype, device)
+    if isinstance(layer, LTEConfig):
+        return LTEAttention(config, layer, dtype, device)
+    if isinstance(layer, FullConfig):
+        return FullAttention(config, dtype, device)
+    return SlidingWindowAttention(config, layer, dtype, device)
+
+
+class Embedding(nn.Module):
+    """weight: [vocab_size, hidden_size]."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        shape = (config.vocab_size, config.hidden_size)
+        self.weight = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return functional.embedding(tokens, self.weight)
+
+
+class Block(nn.Module):
+    """A mixer and an MLP, each behind a norm and added to the residual stream."""
+
+    def __init__(
+        self, config: ModelConfig, layer: LayerConfig, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.attn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, device)
+        self.attn = make_mixer(config, layer, dtype, device)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, device)
+        self.mlp = MLP(config, dtype, device)
+
+    def finish(self, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """Add what was mixed, then the MLP. x: [rows, hidden], mixed: [rows, features]."""
+        x = x + self.attn.output(mixed)
+        out: torch.Tensor = x + self.mlp(self.mlp_norm(x))
+        return out
+
+
+class Backbone(nn.Module):
+    """Everything but the vocabulary projection."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.embeddings = Embedding(config, dtype, device)
+        self.layers = nn.ModuleList(Block(config, x, dtype, device) for x in config.layers)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, device)
+
+
+class _Piece(NamedTuple):
+    """Rows [first, last) of a call's tokens: the part that falls into the block starting at t."""
+
+    start: int
+    filled: int
+    first: int
+    last: int
+
+
+def _pieces(offset: int, count: int, chunk: int) -> list[_Piece]:
+    """Cut `count` >= 1 tokens from `offset` on at block boundaries."""
+    end = offset + count
+    boundaries = range(offset - offset % chunk + chunk, end, chunk)
+    cuts = [offset, *boundaries, end]
+    return [_Piece(a - a % chunk, a % chunk, a - offset, b - offset) for a, b in pairwise(cuts)]
+
+
+class LaLTE(nn.Module):
+    """A language model over fixed-size states. Inference only.
+
+    Parameters start uninitialised: load a state dict (names: `lalte.names`) or call
+    `lalte.init.init_weights`. All methods raise ValueError for tokens or views of a wrong shape,
+    and token ids outside the vocabulary, before any slot is touched.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        device = torch.device(device)
+        self.config = config
+        self.dtype = dtype
+        self.model = Backbone(config, dtype, device)
+        if not config.tie_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype, device)
+
+    @torch.no_grad()
+    def absorb(self, tokens: torch.Tensor, views: Sequence[StateView]) -> None:
+        """Advance committed states by whole blocks: the only way to a committed state.
+
+        tokens: int64 [sessions, m * C]. views: one slot each, at committed offsets, which may
+        differ. The resulting states are the same bits for any m and any company in the batch
+        (bf16 with C >= 8, one numerics fingerprint).
+        """
+        self._check(tokens, 2)
+        chunk = self.config.chunk
+        if tokens.shape[1] % chunk:
+            raise ValueError(f"absorb takes whole blocks of {chunk}, not {tokens.shape[1]} tokens")
+        for view in views:
+            if view.offsets[0] % chunk:
+                raise ValueError(f"absorb needs a committed state, not offset {view.offsets[0]}")
+        self._run(tokens, views)
+
+    @torch.no_grad()
+    def extend(self, tokens: torch.Tensor, view: StateView) -> torch.Tensor:
+        """Append tokens to one slot and return the logits after the last.
+
+        tokens: int64 [n], n >= 1. Meant for copies: a state that `extend` brought to a block
+        boundary equals the committed one up to rounding only. Returns [vocab].
+        """
+        self._check(tokens, 1)
+        if tokens.shape[0] == 0:
+            raise ValueError("extend needs at least one token: there are no logits after none")
+        hidden = self._run(tokens[None], [view])
+        return self._head(hidden[0, -1:])[0]
+
+    @torch.no_grad()
+    def step(self, tokens: torch.Tensor, view: StateView) -> torch.Tensor:
+        """Append one token to each lane, each at its own offset, and return the logits after it.
+
+        tokens: int64 [lanes]; view: as many slots. Returns [lanes, vocab].
+        """
+        self._check(tokens, 1)
+        if tokens.shape[0] != view.lanes:
+            raise ValueError(f"step got {tokens.shape[0]} tokens for {view.lanes} slots")
+        chunk, window = self.config.chunk, self.config.token_window
+        offsets = view.offsets
+        where = Where([n - n % chunk for n in offsets], [n % chunk for n in offsets])
+        view.slots.reserve(max(offsets) + 1)
+        lanes = [view.lane(i) for i in range(view.lanes)]
+        for lane in lanes:
+            self._prepare(lane)
+        for token, lane, filled in zip(tokens, lanes, where.filled, strict=True):
+            lane.tokens[0, window + filled] = token
+
+        x = self.model.embeddings(tokens)
+        for index, block in enumerate(self._blocks()):
+            inputs = tuple(y[:, None] for y in block.attn.project(block.attn_norm(x)))
+            mixed = block.attn.advance(inputs, view.layer(index), where)
+            x = block.finish(x, mixed[:, 0])
+        view.advance(1)
+        for lane, start, filled in zip(lanes, where.starts, where.filled, strict=True):
+            if filled + 1 == chunk:
+                for index, block in enumerate(self._blocks()):
+                    block.attn.roll(lane.layer(index), start, lane.tokens[0])
+                lane.tokens[:, :window] = lane.tokens[:, chunk:].clone()
+        return self._head(x)
+
+    @torch.no_grad()
+    def forward(self, tokens: torch.Tensor, view: StateView) -> torch.Tensor:
+        """Append n >= 0 tokens to each lane and return the logits after each of them.
+
+        tokens: int64 [lanes, n]. Returns [lanes, n, vocab].
+        """
+        self._check(tokens, 2)
+        return self._head(self._run(tokens, [view.lane(i) for i in range(view.lanes)]))
+
+    @torch.no_grad()
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the logits of whole sequences, from empty states.
+
+        tokens: int64 [batch, n]. Returns [batch, n, vocab].
+        """
+        device = self.model.norm.weight.device
+        slots = StateSlots.allocate(self.config, tokens.shape[0], self.dtype, device)
+        out: torch.Tensor = self.forward(tokens, slots.view(0, tokens.shape[0]))
+        return out
+
+    def _run(self, tokens: torch.Tensor, lanes: Sequence[StateView]) -> torch.Tensor:
+        """Append tokens [lanes, n] to one slot each; return the last layer's output rows."""
+        count, n = tokens.shape
+        if count != len(lanes) or any(lane.lanes != 1 for lane in lanes):
+            raise ValueError(f"{count} rows of tokens need {count} views of one slot each")
+        if n == 0:
+            return self.model.norm.weight.new_zeros(count, 0, self.config.hidden_size)
+        chunk, window = self.config.chunk, self.config.token_window
+        pieces = [_pieces(lane.offsets[0], n, chunk) for lane in lanes]
+        # Token ids from window before each lane's open block up to its last new token.
+        history = []
+        for row, lane in zip(tokens, lanes, strict=True):
+            filled = lane.offsets[0] % chunk
+            history.append(torch.cat([lane.tokens[0, : window + filled], row.to(torch.int32)]))
+            lane.slots.reserve(lane.offsets[0] + n)
+            self._prepare(lane)
+
+        x: torch.Tensor = self.model.embeddings(tokens.flatten())
+        for index, block in enumerate(self._blocks()):
+            inputs = [y.view(count, n, -1) for y in block.attn.project(block.attn_norm(x))]
+            mixed = [
+                self._advance(
+                    block.attn, index, [y[i : i + 1] for y in inputs], lane, pieces[i], history[i]
+                )
+                for i, lane in enumerate(lanes)
+            ]
+            x = block.finish(x, torch.cat(mixed))
+
+        for lane, ids in zip(lanes, history, strict=True):
+            open_start = lane.offsets[0] - lane.offsets[0] % chunk
+            lane.advance(n)
+            end = lane.offsets[0]
+            recent = ids[end - end % chunk - open_start :]
+            lane.tokens[0, : recent.shape[0]] = recent
+        return x.view(count, n, -1)
+
+    def _advance(
+        self,
+        mixer: Mixer[Any],
+        index: int,
+        inputs: list[torch.Tensor],
+        lane: StateView,
+        pieces: list[_Piece],
+        history: torch.Tensor,
+    ) -> torch.Tensor:
+        """Take one lane's rows through one mixer, block by block. Returns [n, features]."""
+        chunk, window = self.config.chunk, self.config.token_window
+        state = lane.layer(index)
+        first_start = pieces[0].start
+        mixed = []
+        for start, filled, first, last in pieces:
+            rows = tuple(y[:, first:last] for y in inputs)
+            mixed.append(mixer.advance(rows, state, Where([start], [filled]))[0])
+            if filled + last - first == chunk:
+                oldest = start - first_start
+                mixer.roll(state, start, history[oldest : oldest + window + chunk])
+        return torch.cat(mixed)
+
+    def _prepare(self, lane: StateView) -> None:
+        """Renew the scratch tensors of a slot that was just loaded."""
+        if not lane.slots.scratch_valid[lane.first]:
+            for index, block in enumerate(self._blocks()):
+                block.attn.prepare(lane.layer(index), lane.offsets[0])
+            lane.slots.scratch_valid[lane.first] = True
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.model.layers if isinstance(block, Block)]
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Project rows to the vocabulary: [..., hidden] -> [..., vocab], fp32 or fp64."""
+        weight = self.model.embeddings.weight if self.config.tie_embeddings else self.lm_head.weight
+        logits: torch.Tensor = functional.linear(self.model.norm(hidden), weight)
+        return logits.to(compute_dtype(self.dtype))
+
+    def _check(self, tokens: torch.Tensor, dimensions: int) -> None:
+        if tokens.dim() != dimensions or tokens.dtype != torch.int64:
+            shape = tuple(tokens.shape)
+            raise ValueError(
+                f"tokens must be int64 of {dimensions} dimensions, not {tokens.dtype} {shape}"
+            )
+        if (
+            tokens.numel()
+            and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.config.vocab_size
+        ):
+            raise ValueError(f"token ids must be in 0..{self.config.vocab_size - 1}")

@@ -1,0 +1,137 @@
+"""The tensors of each kind of layer, with one slot per row of their first dimension.
+
+Key and value buffers hold sections of rows one after the other: [retained | window | block] for
+LTE, [window | block] for sliding-window attention, the whole stream for full attention. The block
+is the open one, of up to C tokens; it is empty at a committed offset t = kC. The window is kept in
+age order and ends at t; rows at positions before the stream's start are zero and masked.
+
+    key      before RoPE, model dtype                               persisted
+    value    model dtype                                            persisted
+    rotated  the keys after RoPE, angles relative to t              scratch, a function of the rest
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from lalte.config import FullConfig, GDNConfig, LTEConfig
+
+if TYPE_CHECKING:
+    from lalte.config import LayerConfig, ModelConfig
+
+
+class GDNState(NamedTuple):
+    """Gated DeltaNet. recurrent: S, [slots, heads, d_k, d_v], fp32 (fp64 in fp64 models).
+
+    tail: [slots, conv_kernel - 1, channels of q, k and v], the short convolution's last inputs.
+    """
+
+    recurrent: torch.Tensor
+    tail: torch.Tensor
+
+
+class LTEState(NamedTuple):
+    """LTE attention. key, rotated, value: [slots, kv_heads, B + w + C, head_dim].
+
+    logit: [slots, kv_heads, B], fp32; position: int64 and token: int32, the same shape: the
+    retained tokens, oldest first, unused rows having position -1.
+    ready: [slots, kv_heads, C + reach], the logits of tokens t - w, t - w + 1, ..; the first
+    `reach` cannot be computed from the window and are persisted, the rest is scratch.
+    visible: bool [slots, kv_heads, 1 or C, B + w], what the block's queries see of the past (one
+    row for all of them when the eviction grid is the chunk); scratch.
+    """
+
+    key: torch.Tensor
+    rotated: torch.Tensor
+    value: torch.Tensor
+    logit: torch.Tensor
+    position: torch.Tensor
+    token: torch.Tensor
+    ready: torch.Tensor
+    visible: torch.Tensor
+
+
+class SWAState(NamedTuple):
+    """Sliding-window attention. Each [slots, kv_heads, w - 1 + C, head_dim]."""
+
+    key: torch.Tensor
+    rotated: torch.Tensor
+    value: torch.Tensor
+
+
+class FullState(NamedTuple):
+    """Full attention. Each [slots, kv_heads, capacity, head_dim]; capacity grows by chunks."""
+
+    key: torch.Tensor
+    rotated: torch.Tensor
+    value: torch.Tensor
+
+
+LayerState = GDNState | LTEState | SWAState | FullState
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return what sums, scores and recurrent states are held in for a model of `dtype`."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def budget_rows(layer: LTEConfig) -> int:
+    """B, the rows of the retained section: the largest budget of the layer's heads."""
+    return max(layer.budgets)
+
+
+def allocate_layer(
+    config: ModelConfig, layer: LayerConfig, slots: int, dtype: torch.dtype, device: torch.device
+) -> LayerState:
+    """Return the layer's tensors as they are at the start of a stream."""
+
+    def zeros(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
+        return torch.zeros(slots, *shape, dtype=kind, device=device)
+
+    compute = compute_dtype(dtype)
+    heads, d, chunk = config.num_kv_heads, config.head_dim, config.chunk
+    if isinstance(layer, GDNConfig):
+        channels = layer.num_heads * (2 * layer.head_k_dim + layer.head_v_dim)
+        recurrent = zeros(layer.num_heads, layer.head_k_dim, layer.head_v_dim, kind=compute)
+        return GDNState(recurrent, zeros(layer.conv_kernel - 1, channels))
+    if isinstance(layer, LTEConfig):
+        kept = budget_rows(layer)
+        past = kept + layer.window
+        queries = chunk if config.eviction_grid == "token" else 1
+        return LTEState(
+            key=zeros(heads, past + chunk, d),
+            rotated=zeros(heads, past + chunk, d),
+            value=zeros(heads, past + chunk, d),
+            logit=zeros(heads, kept, kind=compute),
+            position=zeros(heads, kept, kind=torch.int64) - 1,
+            token=zeros(heads, kept, kind=torch.int32),
+            ready=zeros(heads, chunk + layer.reach, kind=compute),
+            visible=zeros(heads, queries, past, kind=torch.bool),
+        )
+    rows = chunk if isinstance(layer, FullConfig) else layer.window - 1 + chunk
+    state = FullState if isinstance(layer, FullConfig) else SWAState
+    return state(zeros(heads, rows, d), zeros(heads, rows, d), zeros(heads, rows, d))
+
+
+def narrow(state: LayerState, first: int, last: int) -> LayerState:
+    """Return the same tensors for slots [first, last), without copying."""
+    return type(state)(*(x[first:last] for x in state))
+
+
+def clear(state: LayerState) -> None:
+    """Put every slot of `state` back to the start of a stream."""
+    for name, tensor in zip(state._fields, state, strict=True):
+        tensor.fill_(-1 if name == "position" else 0)
+
+
+def grow(state: FullState, rows: int) -> FullState:
+    """Return a full-attention state with room for `rows` tokens and the same content."""
+
+    def wider(x: torch.Tensor) -> torch.Tensor:
+        out = x.new_zeros(*x.shape[:2], rows, x.shape[3])
+        out[:, :, : x.shape[2]] = x
+        return out
+
+    return FullState(*(wider(x) for x in state))
