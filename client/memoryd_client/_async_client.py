@@ -96,10 +96,14 @@ class AsyncClient:
             else grpc.aio.secure_channel(target, _channel.credentials(tls), _channel.OPTIONS)
         )
         self._methods = _channel.Methods(self._channel)
+        # For append_stream alone, see _bidi; it connects when it is first used.
+        self._blocking_channel = _channel.blocking(target, tls)
+        self._blocking_methods = _channel.Methods(self._blocking_channel)
 
     async def aclose(self) -> None:
         """End the connection and every call on it."""
         await self._channel.close()
+        self._blocking_channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -118,7 +122,12 @@ class AsyncClient:
     def _stream(
         self, flow: Flow[T], source: AsyncGenerator[object, None] | None = None
     ) -> AsyncGenerator[T, None]:
-        exchange = AsyncExchange(self._methods, self._metadata, source or _source.async_nothing())
+        exchange = AsyncExchange(
+            self._methods,
+            self._blocking_methods,
+            self._metadata,
+            source or _source.async_nothing(),
+        )
         return drive(flow, exchange, self._target)
 
     async def _answer(self, flow: Flow[T]) -> T:

@@ -42,6 +42,13 @@ def credentials(tls: Tls) -> grpc.ChannelCredentials:
     )
 
 
+def blocking(target: str, tls: Tls | None) -> grpc.Channel:
+    """A channel for blocking calls; it connects when it is first used."""
+    if tls is None:
+        return grpc.insecure_channel(target, OPTIONS)
+    return grpc.secure_channel(target, credentials(tls), OPTIONS)
+
+
 class Methods:
     """The callables of a channel, blocking or asyncio alike."""
 

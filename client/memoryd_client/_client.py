@@ -6,8 +6,6 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
-import grpc
-
 from memoryd_client import _append, _calls, _channel, _reply, _requests, _source
 from memoryd_client._drive import Exchange, drive
 from memoryd_client._flow import Flow
@@ -99,11 +97,7 @@ class Client:
         self._target = target
         self._timeout = timeout
         self._retry = retry or Retry()
-        self._channel = (
-            grpc.insecure_channel(target, _channel.OPTIONS)
-            if tls is None
-            else grpc.secure_channel(target, _channel.credentials(tls), _channel.OPTIONS)
-        )
+        self._channel = _channel.blocking(target, tls)
         self._methods = _channel.Methods(self._channel)
 
     def close(self) -> None:

@@ -2,14 +2,13 @@
 
 import contextlib
 import queue
-import threading
 import time
 from collections.abc import Generator
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import Message
 
+from memoryd_client._bidi import BidiStream
 from memoryd_client._channel import Methods
 from memoryd_client._errors import from_failed_call
 from memoryd_client._flow import (
@@ -43,33 +42,12 @@ class _ServerStream:
         self._call.cancel()
 
 
-class _BidiStream:
-    """Messages go out of one queue and responses come into another.
-
-    grpc reads the first from a thread of its own; a second thread fills the other, so that acks
-    can be taken without waiting.
-    """
+class _Bidi(BidiStream):
+    """A bidirectional stream whose responses wait in a queue."""
 
     def __init__(self, method: Any, arguments: dict[str, Any]) -> None:
-        self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._incoming: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._call = method(iter(self._outgoing.get, None), **arguments)
-        self._reader = threading.Thread(target=self._receive, name="memoryd-acks", daemon=True)
-        self._reader.start()
-
-    def _receive(self) -> None:
-        try:
-            for response in self._call:
-                self._incoming.put(response)
-            self._incoming.put(None)
-        except grpc.RpcError as error:
-            self._incoming.put(error)
-
-    def write(self, message: Message) -> None:
-        self._outgoing.put(message)
-
-    def close_writes(self) -> None:
-        self._outgoing.put(None)
+        super().__init__(method, arguments, self._incoming.put)
 
     def read(self, *, wait: bool) -> object:
         try:
@@ -81,9 +59,8 @@ class _BidiStream:
         return response
 
     def close(self) -> None:
-        self._call.cancel()
-        self._outgoing.put(None)
-        self._reader.join()
+        self.cancel()
+        self.join()
 
 
 class Exchange:
@@ -125,7 +102,7 @@ class Exchange:
         method = self._methods.find(effect.rpc)
         arguments = {"timeout": effect.timeout, "metadata": self._metadata}
         if effect.request is None:
-            self._stream = _BidiStream(method, arguments)
+            self._stream = _Bidi(method, arguments)
         else:
             self._stream = _ServerStream(method(effect.request, **arguments))
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import Message
 
+from memoryd_client._bidi import BidiStream
 from memoryd_client._channel import Methods
 from memoryd_client._errors import from_failed_call
 from memoryd_client._flow import (
@@ -26,42 +26,46 @@ from memoryd_client._flow import (
 T = TypeVar("T")
 
 
-class _Stream:
-    """An open call and the read that is under way on it."""
+class _ServerStream:
+    """One request, many responses."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
-        self._reading: asyncio.Task[object] | None = None
-
-    async def write(self, message: Message) -> None:
-        try:
-            await self._call.write(message)
-        except (asyncio.InvalidStateError, grpc.RpcError):
-            return  # the call is over; the next read says why
-
-    async def close_writes(self) -> None:
-        try:
-            await self._call.done_writing()
-        except (asyncio.InvalidStateError, grpc.RpcError):
-            return
 
     async def read(self, *, wait: bool) -> object:
-        if self._reading is None:
-            self._reading = asyncio.create_task(self._call.read())
-        if not wait:
-            await asyncio.sleep(0)
-            if not self._reading.done():
-                return NOTHING_YET
-        # Shielded: a cancelled flow cancels the call itself, in close().
-        response = await asyncio.shield(self._reading)
-        self._reading = None
+        del wait  # a flow polls bidirectional streams only
+        response = await self._call.read()
         return None if response is grpc.aio.EOF else response
 
     async def close(self) -> None:
         self._call.cancel()
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+
+
+class _Bidi(BidiStream):
+    """A bidirectional stream whose responses wait in a queue of the event loop."""
+
+    def __init__(self, method: Any, arguments: dict[str, Any]) -> None:
+        self._incoming: asyncio.Queue[object] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def deliver(response: object) -> None:
+            loop.call_soon_threadsafe(self._incoming.put_nowait, response)
+
+        super().__init__(method, arguments, deliver)
+
+    async def read(self, *, wait: bool) -> object:
+        if not wait:
+            await asyncio.sleep(0)
+            if self._incoming.empty():
+                return NOTHING_YET
+        response = await self._incoming.get()
+        if isinstance(response, grpc.RpcError):
+            raise response
+        return response
+
+    async def close(self) -> None:
+        self.cancel()
+        await asyncio.to_thread(self.join)
 
 
 class AsyncExchange:
@@ -70,13 +74,15 @@ class AsyncExchange:
     def __init__(
         self,
         methods: Methods,
+        blocking_methods: Methods,
         metadata: tuple[tuple[str, str], ...],
         source: AsyncGenerator[object, None],
     ) -> None:
         self._methods = methods
+        self._blocking_methods = blocking_methods
         self._metadata = metadata
         self._source = source
-        self._stream: _Stream | None = None
+        self._stream: Any = None
 
     async def perform(self, effect: Effect) -> object:
         match effect:
@@ -87,30 +93,25 @@ class AsyncExchange:
             case Open():
                 await self._open(effect)
             case Write():
-                await self._opened.write(effect.message)
+                self._stream.write(effect.message)
             case CloseWrites():
-                await self._opened.close_writes()
+                self._stream.close_writes()
             case Read():
-                return await self._opened.read(wait=effect.wait)
+                return await self._stream.read(wait=effect.wait)
             case Pull():
                 return await anext(self._source, None)
             case Sleep():
                 await asyncio.sleep(effect.seconds)
         return None
 
-    @property
-    def _opened(self) -> _Stream:
-        assert self._stream is not None  # noqa: S101  a flow opens before it reads or writes
-        return self._stream
-
     async def _open(self, effect: Open) -> None:
         await self._leave()
-        method = self._methods.find(effect.rpc)
-        arguments: dict[str, Any] = {"timeout": effect.timeout, "metadata": self._metadata}
+        arguments = {"timeout": effect.timeout, "metadata": self._metadata}
         if effect.request is None:
-            self._stream = _Stream(method(**arguments))
+            self._stream = _Bidi(self._blocking_methods.find(effect.rpc), arguments)
         else:
-            self._stream = _Stream(method(effect.request, **arguments))
+            call = self._methods.find(effect.rpc)(effect.request, **arguments)
+            self._stream = _ServerStream(call)
 
     async def aclose(self) -> None:
         """Leave the open call and the source."""

@@ -60,7 +60,9 @@ class Attempts:
             self._first_failure = now
         if isinstance(error, DeadlineExceeded) or not (self._idempotent and error.retryable):
             raise error
-        bound = min(self._retry.longest, self._retry.first * 2.0**self._failures)
+        # 64 doublings outgrow any longest pause, and a float would overflow some time later.
+        doubled = self._retry.first * 2.0 ** min(self._failures, 64)
+        bound = min(self._retry.longest, doubled)
         # Jitter spreads clients that were cut off together; it needs no secrecy.
         pause = random.uniform(bound / 2, bound)  # noqa: S311
         if error.retry_after is not None:
