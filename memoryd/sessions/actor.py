@@ -124,7 +124,7 @@ class SessionActor:
             services.store,
             record,
             recent,
-            on_tokens=lambda tokens: services.engine.feed(engine_key, tokens),
+            on_tokens=self._on_tokens,
         )
         self.checkpointer = Checkpointer(services, record, engine_key)
         self.absorbed = absorbed
@@ -270,7 +270,11 @@ class SessionActor:
             await self.services.store.touch(self.record.lease)
             self._touched_ms = now
 
-    # What the engine tells
+    # What the log and the engine tell
+
+    def _on_tokens(self, tokens: Sequence[int]) -> None:
+        self.services.counters.tokens_appended += len(tokens)
+        self.services.engine.feed(self.engine_key, tokens)
 
     def on_absorbed(self, offset: int) -> None:
         self.absorbed = offset

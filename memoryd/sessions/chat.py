@@ -54,7 +54,7 @@ class ChatRecords:
     """A session's records by request id. Immutable: a change gives a copy."""
 
     def __init__(self, records: Mapping[str, ChatRecord] | None = None) -> None:
-        self._records = dict(records or {})
+        self.records = dict(records or {})
 
     @classmethod
     def unpack(cls, fields: Mapping[str, bytes]) -> "ChatRecords":
@@ -71,18 +71,18 @@ class ChatRecords:
 
         Raises RequestReused where the id belongs to another message.
         """
-        record = self._records.get(request_id)
+        record = self.records.get(request_id)
         if record is not None and record.digest != message_digest(message):
             raise RequestReused(f"request id {request_id!r} was used for another message")
         return record
 
     def new(self, message: bytes, seed: int) -> ChatRecord:
-        order = 1 + max((record.order for record in self._records.values()), default=0)
+        order = 1 + max((record.order for record in self.records.values()), default=0)
         return ChatRecord(order, message_digest(message), seed)
 
     def put(self, request_id: str, record: ChatRecord) -> "ChatRecords":
         """With the record, and without the oldest ones beyond MAX_RECORDS."""
-        records = self._records | {request_id: record}
+        records = self.records | {request_id: record}
         newest = sorted(records, key=lambda name: records[name].order)[-MAX_RECORDS:]
         return ChatRecords({name: records[name] for name in newest})
 
@@ -90,10 +90,10 @@ class ChatRecords:
         """Fields to store, None for those to remove, where `before` is what is stored."""
         changes: dict[str, bytes | None] = {
             FIELD_PREFIX + name: record.pack()
-            for name, record in self._records.items()
-            if before._records.get(name) != record
+            for name, record in self.records.items()
+            if before.records.get(name) != record
         }
-        changes |= {FIELD_PREFIX + name: None for name in before._records.keys() - self._records}
+        changes |= {FIELD_PREFIX + name: None for name in before.records.keys() - self.records}
         return changes
 
 

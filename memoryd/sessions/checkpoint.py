@@ -90,4 +90,5 @@ class Checkpointer:
         reference = BlobRef(attempt, captured.offset, len(body), parts, body_digest(body))
         await services.store.commit(record.lease, reference)
         self.committed = reference
+        services.counters.checkpoints += 1
         return reference

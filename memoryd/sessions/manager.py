@@ -6,8 +6,7 @@ recently is written back and released.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,8 +48,6 @@ class SessionManager:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.draining = False
-        self.tokens_appended = 0
-        self.checkpoints = 0
         self._actors: dict[SessionKey, SessionActor] = {}
         self._opening: dict[SessionKey, asyncio.Task[SessionActor | Remote]] = {}
 
@@ -82,16 +79,6 @@ class SessionManager:
             found = await asyncio.shield(task)
             if isinstance(found, Remote) or found.live:
                 return found
-
-    @asynccontextmanager
-    async def use(self, key: SessionKey) -> AsyncIterator[SessionActor | Remote]:
-        """As `locate`; the actor stays in memory until the block ends."""
-        found = await self.locate(key)
-        if isinstance(found, Remote):
-            yield found
-            return
-        with found.used():
-            yield found
 
     async def owner_address(self, record: SessionRecord) -> str | None:
         """Where the session's owner is reached; None if it is this daemon, nobody, or gone."""

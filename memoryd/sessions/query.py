@@ -193,6 +193,7 @@ class ReplyClock:
             offset=started.memory_tokens if started else 0,
             generation=generation,
             seed=seed,
+            memory_tokens=started.memory_tokens if started else 0,
             prompt_tokens=started.prompt_tokens if started else 0,
             completion_tokens=self._tokens,
             wait_seconds=started.wait_seconds if started else 0.0,

@@ -27,12 +27,16 @@ class Delta:
 
 @dataclass(frozen=True)
 class Completion:
-    """The end of a reply. Times in seconds."""
+    """The end of a reply. Times in seconds.
+
+    offset: where the stream stood; memory_tokens: how much of it the reply could see.
+    """
 
     finish_reason: FinishReason
     offset: int
     generation: str
     seed: int
+    memory_tokens: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     wait_seconds: float = 0.0

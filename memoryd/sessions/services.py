@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lalte.text import Tokenizer
 from memoryd.engine.engine import Engine
@@ -28,6 +28,14 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+@dataclass
+class Counters:
+    """What was done since the daemon started."""
+
+    tokens_appended: int = 0
+    checkpoints: int = 0
+
+
 @dataclass(frozen=True)
 class Services:
     """Shared by all sessions of a daemon.
@@ -48,6 +56,7 @@ class Services:
     daemon_id: str
     limits: Limits
     now_ms: Callable[[], int] = wall_clock_ms
+    counters: Counters = field(default_factory=Counters)
 
 
 @dataclass(frozen=True)

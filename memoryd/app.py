@@ -1,0 +1,226 @@
+"""The composition root: puts a daemon together from its settings, runs it, and takes it apart.
+
+Order of start: port, storage, model, heartbeat, calls. Order of the end: calls, sessions,
+heartbeat, model, storage.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import uuid
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from memoryd import logs
+from memoryd.config import Settings, SettingsError
+from memoryd.errors import MemorydError
+
+logger = structlog.get_logger(__name__)
+
+HOUSEKEEPING_SECONDS = 1.0
+BEATS_PER_TTL = 6
+STOP_GRACE_SECONDS = 2.0
+
+Durability = Literal["everysec", "always", "replicated"]
+
+
+class Daemon:
+    """One running daemon. `start`, then `run` until a signal or a Drain call, then `close`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.daemon_id = uuid.uuid4().hex
+        self._ended = asyncio.Event()
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Brings everything up. Raises SettingsError, MemorydError and the model's own errors."""
+        from lalte.checkpoints.cache import default_model_dir
+        from memoryd.engine.engine import Engine
+        from memoryd.engine.messages import EngineOptions
+        from memoryd.engine.runner import ModelRunner
+        from memoryd.rpc.server import Server
+
+        settings = self.settings
+        try:
+            self._server = Server(settings)
+            url, durability, storage_name = await self._start_storage()
+            options = EngineOptions(
+                slots=settings.slots,
+                lanes=settings.lanes,
+                threads=settings.threads,
+                dtype=settings.dtype,
+            )
+            folder = settings.model or default_model_dir()
+            self._engine = Engine(partial(ModelRunner.load, folder, options), options)
+            self._info = await self._engine.start()
+            self._stack.push_async_callback(self._engine.stop)
+            await self._start_sessions(url, durability, folder)
+            await self._start_heartbeat(url)
+            await self._serve(durability, storage_name)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _start_storage(self) -> tuple[str, Durability, str]:
+        """Finds or starts Redis; gives its URL, what an ack survives, and its name for people."""
+        settings = self.settings
+        if settings.redis_url is not None:
+            durability = "everysec" if settings.durability == "auto" else settings.durability
+            return settings.redis_url, durability, settings.redis_url.rpartition("@")[2]
+        from memoryd.storage.embedded import EmbeddedServer
+
+        wanted = settings.durability
+        server = EmbeddedServer(
+            settings.data_dir / "redis",
+            durability="auto" if wanted == "replicated" else wanted,
+            binary=settings.redis_binary,
+        )
+        await server.start()
+        self._stack.push_async_callback(server.stop)
+        return server.url, server.durability, f"embedded ({server.url})"
+
+    async def _start_sessions(self, url: str, durability: Durability, folder: Path) -> None:
+        from lalte.text import Tokenizer, TurnFormat
+        from memoryd.sessions.manager import SessionManager
+        from memoryd.sessions.services import Limits, Services
+        from memoryd.sessions.text import TextFramer
+        from memoryd.storage.blobs import BlobStore
+        from memoryd.storage.store import Store
+
+        settings, info = self.settings, self._info
+        self._store = Store(url, durability=durability, deadline=settings.storage_deadline)
+        await self._store.open()
+        self._stack.push_async_callback(self._store.close)
+        # Every lane of work may be writing a checkpoint when memory runs out.
+        self._store.reserve_bytes = 4 * info.state_bytes
+        blobs = BlobStore(url)
+        self._stack.push_async_callback(blobs.close)
+        tokenizer = Tokenizer.load(folder)
+        turn_format = TurnFormat.from_json((folder / "turn_format.json").read_text("utf-8"))
+        self._manager = SessionManager(
+            Services(
+                store=self._store,
+                blobs=blobs,
+                engine=self._engine,
+                framer=TextFramer(
+                    tokenizer, turn_format, turn_timeout_ms=int(settings.turn_timeout * 1000)
+                ),
+                tokenizer=tokenizer,
+                stop_ids=turn_format.stop_ids,
+                model_id=f"{info.model}@{info.fingerprint}",
+                numerics=info.numerics,
+                daemon_id=self.daemon_id,
+                limits=Limits(
+                    checkpoint_tokens=settings.checkpoint_tokens,
+                    backlog_soft_tokens=settings.backlog_soft_tokens,
+                    backlog_hard_tokens=settings.backlog_hard_tokens,
+                    max_prompt_tokens=min(settings.max_prompt_tokens, info.max_prompt_tokens),
+                    max_reply_tokens=settings.max_reply_tokens,
+                    default_reply_tokens=min(
+                        settings.default_reply_tokens, settings.max_reply_tokens
+                    ),
+                ),
+            )
+        )
+
+    async def _start_heartbeat(self, url: str) -> None:
+        from memoryd.storage.heartbeat import Heartbeat
+
+        ttl = self.settings.heartbeat_ttl
+        address = self.settings.advertise or self._server.address
+        heartbeat = Heartbeat(url, self.daemon_id, address, ttl=ttl)
+        await asyncio.to_thread(heartbeat.start)
+        self._stack.push_async_callback(asyncio.to_thread, heartbeat.stop)
+
+        async def beat() -> None:
+            while True:
+                heartbeat.beat()
+                await asyncio.sleep(ttl / BEATS_PER_TTL)
+
+        async def keep_house() -> None:
+            while True:
+                await asyncio.sleep(HOUSEKEEPING_SECONDS)
+                self._manager.close_abandoned_turns()
+
+        for work in (beat(), keep_house()):
+            task = asyncio.ensure_future(work)
+            self._stack.callback(task.cancel)
+
+    async def _serve(self, durability: Durability, storage_name: str) -> None:
+        from memoryd.rpc.auth import Authenticator
+        from memoryd.rpc.calls import Host
+        from memoryd.rpc.forward import Peers
+        from memoryd.rpc.server import transport_options
+
+        settings = self.settings
+        peers = Peers(transport_options(settings))
+        self._stack.push_async_callback(peers.close)
+        self._host = Host(
+            settings=settings,
+            manager=self._manager,
+            info=self._info,
+            authenticator=Authenticator(settings.api_keys),
+            peers=peers,
+            address=settings.advertise or self._server.address,
+            storage_name=storage_name,
+            durability=durability,
+            start_ms=self._manager.services.now_ms(),
+            shut_down=self._ended.set,
+        )
+        await self._server.start(self._host)
+        logger.info(
+            "ready",
+            address=self._server.address,
+            model=self._info.model,
+            storage=storage_name,
+            durability=durability,
+            state_bytes=self._info.state_bytes,
+            daemon_id=self.daemon_id,
+        )
+
+    async def run(self) -> None:
+        """Serves until SIGTERM, SIGINT or a Drain call, then drains."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ended.set)
+        await self._ended.wait()
+        logger.info("draining")
+        await self._server.refuse()
+        released = await self._host.drain()
+        await self._server.stop(STOP_GRACE_SECONDS)
+        logger.info("drained", sessions=released)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
+async def _run(settings: Settings) -> None:
+    daemon = Daemon(settings)
+    await daemon.start()
+    try:
+        await daemon.run()
+    finally:
+        await daemon.close()
+
+
+def serve(settings: Settings) -> int:
+    """Runs a daemon to its end; gives the exit status. Errors of start-up are one line."""
+    # torch brings an OpenMP runtime whose idle workers would otherwise spin beside the event loop.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import uvloop
+
+    from lalte.checkpoints.errors import CheckpointError
+
+    logs.configure(settings)
+    try:
+        uvloop.run(_run(settings))
+    except (SettingsError, MemorydError, CheckpointError) as error:
+        print(f"memoryd: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0

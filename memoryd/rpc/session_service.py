@@ -1,0 +1,181 @@
+"""SessionService: sessions as objects."""
+
+import uuid
+from typing import Any, NoReturn
+
+from memoryd.engine.errors import LayerKeepsNoTokens
+from memoryd.errors import (
+    BadArgument,
+    GenerationChanged,
+    ModelNotFound,
+    NotInThisVersion,
+    SessionNotFound,
+)
+from memoryd.rpc import convert
+from memoryd.rpc.calls import Call, Servicer, detached, streaming, unary
+from memoryd.storage.records import SessionRecord
+from memoryd_proto.v1 import session_pb2, session_pb2_grpc, types_pb2
+
+_PATH = "/memoryd.v1.SessionService/"
+DEFAULT_PAGE, MAX_PAGE = 100, 1000
+DEFAULT_INSPECTED = 32
+
+
+class SessionService(Servicer, session_pb2_grpc.SessionServiceServicer):
+    """See session.proto."""
+
+    @unary(_PATH + "CreateSession", session_pb2.CreateSessionResponse)
+    async def CreateSession(  # noqa: N802
+        self, request: session_pb2.CreateSessionRequest, call: Call
+    ) -> session_pb2.CreateSessionResponse:
+        info = self.host.info
+        if request.model not in ("", info.model):
+            raise ModelNotFound(
+                f"this daemon serves {info.model}, not {request.model!r}", model=info.model
+            )
+        record = await detached(
+            self.manager.services.store.create(
+                call.key(request.name or uuid.uuid4().hex),
+                model=self.manager.services.model_id,
+                ttl_ms=convert.ttl_ms(request.ttl) if request.HasField("ttl") else 0,
+                archive=request.archive,
+                labels=convert.labels(request.labels),
+            )
+        )
+        return session_pb2.CreateSessionResponse(session=convert.session(record))
+
+    @unary(_PATH + "GetSession", session_pb2.GetSessionResponse)
+    async def GetSession(  # noqa: N802
+        self, request: session_pb2.GetSessionRequest, call: Call
+    ) -> session_pb2.GetSessionResponse:
+        record, owner = await self._found(call, request.name)
+        actor = self.manager.loaded(record.key)
+        if actor is not None and actor.generation != record.generation:
+            actor = None
+        if actor is not None:
+            owner = self.host.address
+        return session_pb2.GetSessionResponse(
+            session=convert.session(record, actor=actor, owner=owner)
+        )
+
+    @unary(_PATH + "ListSessions", session_pb2.ListSessionsResponse)
+    async def ListSessions(  # noqa: N802
+        self, request: session_pb2.ListSessionsRequest, call: Call
+    ) -> session_pb2.ListSessionsResponse:
+        if not 0 <= request.page_size <= MAX_PAGE:
+            raise BadArgument(f"page_size: 0 to {MAX_PAGE}", field="page_size")
+        records, next_token = await detached(
+            self.manager.services.store.list_sessions(
+                call.tenant,
+                prefix=request.prefix,
+                page_size=request.page_size or DEFAULT_PAGE,
+                page_token=request.page_token,
+            )
+        )
+        wanted = request.labels.items()
+        return session_pb2.ListSessionsResponse(
+            sessions=[
+                convert.session(record) for record in records if wanted <= record.labels.items()
+            ],
+            next_page_token=next_token,
+        )
+
+    @unary(_PATH + "DeleteSession", session_pb2.DeleteSessionResponse)
+    async def DeleteSession(  # noqa: N802
+        self, request: session_pb2.DeleteSessionRequest, call: Call
+    ) -> session_pb2.DeleteSessionResponse:
+        record, _ = await self._found(call, request.name)
+        if request.generation not in ("", record.generation):
+            raise GenerationChanged(
+                f"session {request.name!r} is of generation {record.generation} now",
+                generation=record.generation,
+            )
+        await detached(self._delete(record))
+        return session_pb2.DeleteSessionResponse()
+
+    async def _delete(self, record: SessionRecord) -> None:
+        await self.manager.forget(record.key)
+        await self.manager.services.store.delete(record.key, generation=record.generation)
+
+    async def _found(self, call: Call, name: str) -> tuple[SessionRecord, str]:
+        """The session as it stands in Redis, if no other living daemon owns it."""
+        key = call.key(name)
+        record = await detached(self.manager.services.store.read(key))
+        if record is None:
+            raise SessionNotFound(f"there is no session {name!r}", session=name)
+        address = await detached(self.manager.owner_address(record))
+        if address is not None:
+            self.elsewhere(call, address)
+        return record, ""
+
+    @unary(_PATH + "InspectSession", session_pb2.InspectSessionResponse)
+    async def InspectSession(  # noqa: N802
+        self, request: session_pb2.InspectSessionRequest, call: Call
+    ) -> session_pb2.InspectSessionResponse:
+        if request.limit < 0:
+            raise BadArgument("limit: not below 0", field="limit")
+        actor = await self.owned(call, request.name)
+        piece = self.manager.services.tokenizer.piece
+        with actor.used():
+            try:
+                found = await actor.inspect(
+                    tuple(request.layers), request.limit or DEFAULT_INSPECTED
+                )
+            except LayerKeepsNoTokens as error:
+                raise BadArgument(f"layers: {error}", field="layers") from None
+        return session_pb2.InspectSessionResponse(
+            offset=types_pb2.Offset(generation=actor.generation, tokens=found.offset),
+            state_checksum=found.checksum,
+            heads=[
+                session_pb2.RetainedHead(
+                    layer=head.layer,
+                    head=head.head,
+                    kept=head.kept,
+                    budget=head.budget,
+                    tokens=[
+                        session_pb2.RetainedToken(
+                            position=token.position,
+                            token_id=token.token_id,
+                            text=piece(token.token_id),
+                            score=token.score,
+                            sink=token.sink,
+                        )
+                        for token in head.tokens
+                    ],
+                )
+                for head in found.heads
+            ],
+        )
+
+    @unary(_PATH + "UpdateSession", session_pb2.UpdateSessionResponse)
+    async def UpdateSession(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
+        _later("Changing a session's TTL or labels")
+
+    @unary(_PATH + "ForkSession", session_pb2.ForkSessionResponse)
+    async def ForkSession(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
+        _later("Forking a session")
+
+    @unary(_PATH + "SnapshotSession", session_pb2.SnapshotSessionResponse)
+    async def SnapshotSession(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
+        _later("Taking a snapshot")
+
+    @unary(_PATH + "ListSnapshots", session_pb2.ListSnapshotsResponse)
+    async def ListSnapshots(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
+        _later("Listing snapshots")
+
+    @unary(_PATH + "RestoreSession", session_pb2.RestoreSessionResponse)
+    async def RestoreSession(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
+        _later("Restoring a snapshot")
+
+    @streaming(_PATH + "ExportSession", session_pb2.ExportSessionResponse)
+    async def ExportSession(self, request: Any, call: Call) -> Any:  # noqa: N802, ARG002
+        _later("Exporting a session")
+        yield
+
+    @unary(_PATH + "ImportSession", session_pb2.ImportSessionResponse)
+    async def ImportSession(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
+        _later("Importing a session")
+
+
+def _later(what: str) -> NoReturn:
+    raise NotInThisVersion(f"{what} is not offered by this version of memoryd")
