@@ -27,7 +27,8 @@ _WORDS = (
     "the and that have with this from they will would there their what about which when make "
     "like time just know take people into year your good some could them other than then look "
     "only come over think also back after use two how our work first well way even new want "
-    "because any these give day most us is was are for not you all can had her one out who get"
+    "because any these give day most us is was are for not you all can had her one out who get "
+    "before should through between always number under never again place world remember forget question"
 )
 
 _TEMPLATE = (
@@ -77,6 +78,8 @@ def tiny_tokenizer_json(vocab_size: int) -> str:
             if token not in tokens and len(tokens) < vocab_size:
                 tokens.append(token)
                 merges.append(f"Ġ{word[: end - 1]} {word[end - 1]}")
+    if len(tokens) != vocab_size:
+        raise ValueError(f"the word list makes {len(tokens)} tokens of {vocab_size}: add words")
     fields = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
