@@ -25,7 +25,13 @@ FIRST_DELAY = 0.02
 MAX_DELAY = 0.5
 """Seconds between two tries: doubled from the first to the second."""
 
+
+class NotReplicated(exceptions.RedisError):
+    """The write was applied, but no replica confirmed it in time."""
+
+
 _TRANSIENT = (
+    NotReplicated,
     exceptions.ConnectionError,
     exceptions.TimeoutError,
     exceptions.ReadOnlyError,
@@ -40,10 +46,6 @@ _REFUSED = (
     exceptions.NoPermissionError,
 )
 _TRANSIENT_CODES = ("NOREPLICAS", "BUSY ", "UNBLOCKED")
-
-
-class NotReplicated(exceptions.RedisError):
-    """The write was applied, but no replica confirmed it in time."""
 
 
 def describe(url: str) -> str:
@@ -126,13 +128,14 @@ def _definite(error: Exception, server: str) -> MemorydError | None:
             retry_after=5.0,
             server=server,
         )
-    if isinstance(error, _REFUSED):
+    # redis-py hides a refused login that it met while connecting behind a ConnectionError.
+    if isinstance(error, _REFUSED) or isinstance(error.__cause__, _REFUSED):
         return UnsuitableServer(
             f"Redis at {server} refuses us ({text}): check user and password in the URL, and that "
             "the user may run scripts and use keys ~md1:*.",
             server=server,
         )
-    if isinstance(error, _TRANSIENT | NotReplicated) or text.startswith(_TRANSIENT_CODES):
+    if isinstance(error, _TRANSIENT) or text.startswith(_TRANSIENT_CODES):
         return None
     return StorageUnavailable(
         f"Redis at {server} refused an operation ({text}): see its log.", server=server

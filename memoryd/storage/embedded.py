@@ -11,7 +11,6 @@ Whoever started or adopted the server shuts it down.
 """
 
 import asyncio
-import contextlib
 import fcntl
 import hashlib
 import os
@@ -116,11 +115,10 @@ class EmbeddedServer:
         Raises StorageUnavailable if the server does not end.
         """
         try:
-            client = self._connect()
-            with contextlib.suppress(exceptions.ConnectionError, OSError):
-                await client.shutdown()
-            await client.aclose()
+            await self._shut_down()
             await self._until_unlocked()
+            if self._process is not None:
+                await asyncio.to_thread(self._process.wait)
         finally:
             self._unlock_for_daemon()
 
@@ -248,6 +246,22 @@ class EmbeddedServer:
             limit_ms=1000 * FAST_APPEND_SECONDS,
         )
         return chosen
+
+    async def _shut_down(self) -> None:
+        client = self._connect()
+        try:
+            await client.shutdown()
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            # The connection ends with the server; a slow disk only makes the end take longer.
+            pass
+        except exceptions.RedisError as error:
+            raise StorageUnavailable(
+                f"The embedded server {self.pid} refused to shut down ({error}): see "
+                f"{self._logfile}.",
+                pid=self.pid,
+            ) from error
+        finally:
+            await client.aclose()
 
     async def _until_unlocked(self) -> None:
         """Wait until the server's process is gone: only then is its lock free."""

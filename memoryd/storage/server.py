@@ -71,7 +71,7 @@ async def warn_about_durability(client: Client, info: Mapping[str, Any]) -> None
         )
     if durability == "always":
         try:
-            policy = (await client.command("CONFIG", "GET", "appendfsync"))["appendfsync"]
+            policy = (await client.command("CONFIG GET", "appendfsync"))["appendfsync"]
         except StorageUnavailable:
             log.warning("storage.durability_unknown", advice="CONFIG GET appendfsync is refused")
             return

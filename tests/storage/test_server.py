@@ -1,0 +1,57 @@
+"""Servers on which sessions would not be safe are refused, weaker ones are warned of."""
+
+import pytest
+import structlog
+
+from memoryd.storage.errors import UnsuitableServer
+from memoryd.storage.server import check_server
+from memoryd.storage.store import Store
+
+
+async def test_a_server_that_evicts_is_refused(start):
+    server = start("--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru")
+    store = Store(server.url, durability="everysec")
+    with pytest.raises(UnsuitableServer, match="noeviction"):
+        await store.open()
+    server.raw.config_set("maxmemory", 0)
+    await store.open()
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("info", "says"),
+    [
+        ({"redis_version": "6.2.14"}, "Redis 6.2.14"),
+        ({"redis_version": "7.2.4", "valkey_version": "7.2.5"}, "Valkey 7.2.5"),
+        ({"redis_version": "7.4.0", "redis_mode": "cluster"}, "cluster"),
+        ({"redis_version": "7.4.0", "role": "slave"}, "replica"),
+        ({"redis_version": "7.4.0", "maxmemory": 1, "maxmemory_policy": "allkeys-lru"}, "evicts"),
+    ],
+)
+def test_an_unsuitable_server_is_refused_by_name(info, says):
+    with pytest.raises(UnsuitableServer, match=says):
+        check_server(info, "unix:///s")
+
+
+async def test_wrong_credentials_are_told_at_once(start):
+    server = start()
+    server.raw.config_set("requirepass", "secret")
+    store = Store(server.url, durability="everysec", deadline=60.0)
+    with pytest.raises(UnsuitableServer, match="password") as refused:
+        await store.open()
+    assert "secret" not in str(refused.value)
+    await store.close()
+
+
+async def test_a_server_that_keeps_less_than_stated_is_warned_of(start):
+    server = start()
+    for durability, event in (
+        ("everysec", "storage.no_append_only_file"),
+        ("always", "storage.weaker_durability"),
+        ("replicated", "storage.no_replica"),
+    ):
+        store = Store(server.url, durability=durability)
+        with structlog.testing.capture_logs() as logs:
+            await store.open()
+        await store.close()
+        assert event in [entry["event"] for entry in logs]
