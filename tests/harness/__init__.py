@@ -1,0 +1,1 @@
+"""Real processes for the tests: daemons and Redis servers that can be killed, paused and filled."""

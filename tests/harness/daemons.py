@@ -1,0 +1,36 @@
+"""Daemons under test: the real `memoryd serve` in a process of its own."""
+
+import sys
+from pathlib import Path
+
+from harness.processes import ChildProcess
+from memoryd_client import Client
+
+
+class DaemonProcess(ChildProcess):
+    """A running daemon. settings: as in `memoryd.config.Settings`, by name."""
+
+    def __init__(self, folder: Path, *, model: Path, **settings: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        given = {
+            "model": model,
+            "listen": "127.0.0.1:0",
+            "data_dir": folder,
+            "threads": 1,
+            "log_format": "json",
+            **settings,
+        }
+        environment = {
+            f"MEMORYD_{name.upper()}": str(value)
+            for name, value in given.items()
+            if value is not None
+        }
+        already = (folder / "daemon.log").exists()
+        super().__init__(
+            [sys.executable, "-m", "memoryd", "serve"], environment, folder / "daemon.log"
+        )
+        earlier = len(self.events("ready")) if already else 0
+        self.address = str(self.wait_for("ready", earlier + 1)["address"])
+
+    def client(self, **options: object) -> Client:
+        return Client(self.address, **options)  # type: ignore[arg-type]

@@ -1,0 +1,83 @@
+"""A child process that says in its log when it is ready."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+DEADLINE = 60.0
+
+
+class ChildProcess:
+    """Runs a command, keeps its JSON log lines, and ends with the test whatever happens."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log_path = log
+        self._log = log.open("ab")
+        self.process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=self._log, stderr=self._log
+        )
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Log lines with this event, oldest first."""
+        found = []
+        for line in self.log_path.read_text(errors="replace").splitlines():
+            if line.startswith("{"):
+                entry = json.loads(line)
+                if entry.get("event") == name:
+                    found.append(entry)
+        return found
+
+    def wait_for(self, name: str, count: int = 1) -> dict[str, Any]:
+        """The log line that makes it `count` of them."""
+
+        def seen() -> bool:
+            assert self.alive or len(self.events(name)) >= count, self.log_path.read_text()
+            return len(self.events(name)) >= count
+
+        wait_until(seen, f"{count} log lines {name!r}")
+        return self.events(name)[count - 1]
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def pause(self) -> None:
+        """Returns when the kernel has stopped every thread."""
+        self.signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the process stops")
+
+    def resume(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL, and gone when this returns."""
+        if self.alive:
+            self.process.kill()
+        self.process.wait(DEADLINE)
+        self._log.close()
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit status."""
+        self.signal(signal.SIGTERM)
+        status = self.process.wait(DEADLINE)
+        self._log.close()
+        return status
+
+
+def wait_until(condition: Any, what: str, deadline: float = DEADLINE) -> None:
+    """Waits for a condition, not for a time; fails when it does not come."""
+    end = time.monotonic() + deadline
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < end, f"waited {deadline:g} s in vain: {what}"
+        pause.wait(0.01)
