@@ -1,0 +1,84 @@
+"""A committed state is the same bits however the stream was cut and whoever was in the batch."""
+
+import pytest
+import torch
+
+from lalte.config import GDNConfig, LTEConfig, ModelConfig, SWAConfig
+from lalte.init import random_model
+from lalte.presets import tiny_lalte
+from lalte.state import StateSlots, copy_slot
+
+
+def wide_config():
+    """The default model's dimensions, nine GDN heads (an odd vector length) included."""
+    gdn, lte = GDNConfig(9, 64, 64), LTEConfig(128, (48, 64, 32))
+    return ModelConfig(
+        vocab_size=1000,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_heads=9,
+        num_kv_heads=3,
+        head_dim=64,
+        layers=(gdn, lte, SWAConfig(100), lte),
+        chunk=64,
+        max_position=8192,
+    )
+
+
+def final_sums(model, tokens, blocks, sessions):
+    """Checksums of `sessions` streams, absorbed `blocks` blocks at a time."""
+    slots = StateSlots.allocate(model.config, len(tokens), model.dtype)
+    for piece in tokens[:sessions].split(blocks * model.config.chunk, dim=1):
+        model.absorb(piece, [slots.view(i) for i in range(sessions)])
+    return [slots.checksum(i) for i in range(sessions)]
+
+
+COMPANY = [(1, 4), (2, 3), (3, 2), (4, 4), (5, 1)]  # blocks at a time, sessions in a batch
+
+
+def check(config, dtype, blocks, company=COMPANY):
+    model = random_model(config, 1, dtype)
+    generator = torch.Generator().manual_seed(5)
+    tokens = torch.randint(0, config.vocab_size, (4, blocks * config.chunk), generator=generator)
+    expected = [final_sums(model, tokens[i : i + 1], 1, 1)[0] for i in range(4)]
+    for m, sessions in company:
+        assert final_sums(model, tokens, m, sessions) == expected[:sessions], (m, sessions)
+
+
+@pytest.mark.parametrize("grid", ["chunk", "token"])
+@pytest.mark.parametrize("kinds", [("gdn", "lte", "gdn", "lte"), ("lte", "swa", "full")])
+def test_bf16_state_does_not_depend_on_cut_or_batch(kinds, grid):
+    check(tiny_lalte(kinds, eviction_grid=grid), torch.bfloat16, 10)
+
+
+@pytest.mark.parametrize(("threads", "company"), [(1, COMPANY), (2, [(3, 2), (4, 4)])])
+def test_bf16_state_does_not_depend_on_cut_or_batch_at_the_default_models_size(threads, company):
+    torch.set_num_threads(threads)
+    check(wide_config(), torch.bfloat16, 5, company)
+
+
+def test_sessions_at_different_offsets_share_a_batch_without_a_trace():
+    config = tiny_lalte(("gdn", "lte"))
+    model = random_model(config, 1, torch.bfloat16)
+    tokens = torch.randint(0, 512, (2, 96), generator=torch.Generator().manual_seed(6))
+    alone = [final_sums(model, tokens[i : i + 1], 1, 1)[0] for i in range(2)]
+    slots = StateSlots.allocate(config, 5, torch.bfloat16)
+    views = [slots.view(3), slots.view(1)]
+    model.absorb(tokens[:1, :40], views[:1])
+    ahead = torch.stack([tokens[0, 40:], tokens[1, :56]])
+    model.absorb(ahead, views)
+    model.absorb(tokens[1:, 56:], views[1:])
+    assert [slots.checksum(3), slots.checksum(1)] == alone
+
+
+def test_a_question_on_a_copy_leaves_no_trace_in_what_follows():
+    config = tiny_lalte(("gdn", "lte"))
+    model = random_model(config, 1, torch.bfloat16)
+    tokens = torch.randint(0, 512, (1, 160), generator=torch.Generator().manual_seed(7))
+    slots = StateSlots.allocate(config, 2, torch.bfloat16)
+    for piece in tokens.split(16, dim=1):
+        model.absorb(piece, [slots.view(0)])
+        copy_slot(slots, 0, slots, 1)
+        model.extend(torch.arange(21), slots.view(1))
+        model.step(torch.tensor([4]), slots.view(1))
+    assert slots.checksum(0) == final_sums(model, tokens, 2, 1)[0]
