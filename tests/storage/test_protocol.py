@@ -278,6 +278,25 @@ async def test_a_journal_with_a_hole_is_refused(server, store, key, owned, appen
         await store.read_journal(lease, 10)
 
 
+async def test_a_journal_trimmed_by_the_next_owner_is_a_lost_lease_and_no_corruption(
+    store, owned, append, checkpoint, monkeypatch
+):
+    old = await owned("daemon-a")
+    await append(store, old, 1, 0, 5)
+    await append(store, old, 2, 5, 5)
+    send = store._client.command
+
+    async def taken_over_while_reading(*command):
+        if command[0] == "XRANGE":
+            new = await owned("daemon-b")
+            await store.commit(new, await checkpoint(new, 5))
+        return await send(*command)
+
+    monkeypatch.setattr(store._client, "command", taken_over_while_reading)
+    with pytest.raises(OwnershipLost):
+        await store.read_journal(old, 0)
+
+
 async def test_a_long_journal_is_read_in_pages_without_loss(store, owned, append):
     lease = await owned()
     for op in range(1, 601):

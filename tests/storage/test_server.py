@@ -4,6 +4,7 @@ import pytest
 import structlog
 
 from memoryd.storage.errors import UnsuitableServer
+from memoryd.storage.keys import SessionKey
 from memoryd.storage.server import check_server
 from memoryd.storage.store import Store
 
@@ -40,6 +41,28 @@ async def test_wrong_credentials_are_told_at_once(start):
     with pytest.raises(UnsuitableServer, match="password") as refused:
         await store.open()
     assert "secret" not in str(refused.value)
+    await store.close()
+
+
+async def test_a_user_with_our_keys_alone_can_do_everything(start, append):
+    server = start()
+    server.raw.acl_setuser(
+        "memoryd",
+        enabled=True,
+        passwords=["+secret"],
+        keys=["md1:*"],
+        commands=["+@all", "-@admin", "-@dangerous", "+info"],
+    )
+    store = Store(f"unix://memoryd:secret@{server.url[7:]}", durability="always")
+    await store.open()
+    key = SessionKey("t", "s")
+    await store.create(key, model="m", ttl_ms=100_000)
+    record = await store.acquire(key, expected_owner="", expected_epoch=0, me="me")
+    await append(store, record.lease, 1, 0, 3)
+    assert await store.check(record.lease) == 3
+    await store.release(record.lease)
+    assert [found.key for found in (await store.list_sessions("t"))[0]] == [key]
+    await store.delete(key)
     await store.close()
 
 
