@@ -271,16 +271,18 @@ def test_an_early_end_without_acks_is_not_taken_for_success(server, connect):
 
 
 def test_what_the_source_raises_reaches_the_caller_and_ends_the_call(server, connect):
-    ended = threading.Event()
+    started, ended = threading.Event(), threading.Event()
 
     def handle(requests, context):
         context.add_callback(ended.set)
+        started.set()
         yield from Journal().handle(requests, context)
 
     server.on("AppendStream", handle)
 
     def source():
         yield "fine"
+        started.wait(10)
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
