@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from memoryd.cli.errors import Refused
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -42,7 +44,7 @@ def pull(
 ) -> None:
     """Fetch SmolLM2-135M-Instruct and convert it into the default model."""
     console = Console(stderr=True)
-    with _errors_in_one_line(), console.status("preparing") as status:
+    with _refusals(), console.status("preparing") as status:
         from lalte.checkpoints.pull import pull as fetch
 
         def show(line: str) -> None:
@@ -70,7 +72,7 @@ def convert(
 ) -> None:
     """Turn a Llama-architecture checkpoint into a laLTE model folder; nothing is trained."""
     console = Console(stderr=True)
-    with _errors_in_one_line(), console.status(f"converting {escape(str(source))}"):
+    with _refusals(), console.status(f"converting {escape(str(source))}"):
         from lalte.checkpoints.convert import LayoutOptions
         from lalte.checkpoints.convert import convert as run
 
@@ -91,7 +93,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Describe a model: its layers, its memory, where it comes from and what to expect of it."""
-    with _errors_in_one_line():
+    with _refusals():
         from lalte.checkpoints.cache import default_model_dir
         from lalte.checkpoints.manifest import CONFIG_FILE, TURN_FORMAT_FILE, verify_folder
         from lalte.config import ModelConfig
@@ -149,14 +151,13 @@ def _layers(layers: tuple[LayerConfig, ...]) -> list[str]:
 
 
 @contextmanager
-def _errors_in_one_line() -> Iterator[None]:
-    """Report what a person can act on in one line on stderr, with exit code 1."""
+def _refusals() -> Iterator[None]:
+    """What a person can act on leaves as Refused; bugs keep their traceback."""
     from lalte.checkpoints.errors import CheckpointError
     from lalte.config import ConfigError
     from lalte.text.errors import TextError
 
     try:
         yield
-    except (CheckpointError, ConfigError, TextError, OSError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(1) from error
+    except (CheckpointError, ConfigError, TextError) as error:
+        raise Refused(str(error)) from error

@@ -5,13 +5,13 @@ import pytest
 from typer.testing import CliRunner
 
 from lalte.checkpoints.tiny import write_tiny_model
-from memoryd.cli.model import app
+from memoryd.cli import app
 
 
 @pytest.fixture
 def run(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args])
+    return lambda *args: CliRunner().invoke(app, ["model", *map(str, args)])
 
 
 @pytest.fixture
