@@ -94,7 +94,10 @@ class Runner(Protocol):
     def read(self, lane: int, tokens: Sequence[int]) -> None: ...
 
     def read_and_draw(self, lane: int, tokens: Sequence[int], draw: Draw) -> int | None:
-        """The first token of the reply, or None where the logits are not finite."""
+        """The first token of the reply, or None where the logits are not finite.
+
+        tokens may be empty where the session has absorbed some since it was reset or loaded.
+        """
         ...
 
     def decode(self, tokens: Sequence[int], draws: Sequence[Draw]) -> list[int | None]:

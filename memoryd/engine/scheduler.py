@@ -27,11 +27,15 @@ PREFILLS_PER_ABSORB = 8
 
 @dataclass
 class Session:
-    """absorbed: tokens in the slot, a multiple of the chunk; backlog: the fed tokens behind it."""
+    """absorbed: tokens in the slot, a multiple of the chunk; backlog: the fed tokens behind it.
+
+    opened_at: tokens in the slot when it was opened.
+    """
 
     number: int
     slot: int
     absorbed: int
+    opened_at: int
     backlog: list[int] = field(default_factory=list)
 
     @property
@@ -141,7 +145,7 @@ class Scheduler:
         if not self._free_slots:
             return None
         slot = self._free_slots.popleft()
-        self._sessions[number] = Session(number, slot, offset)
+        self._sessions[number] = Session(number, slot, offset, offset)
         return slot
 
     def feed(self, number: int, tokens: Sequence[int]) -> None:
@@ -166,10 +170,12 @@ class Scheduler:
         if request.include_backlog:
             target = session.fed
             goal = target - target % self._chunk
-        if not request.prompt and goal == target:
+        copied_at = session.absorbed if goal is None else goal
+        # A loaded state does not say what follows it until a token was read behind it.
+        if not request.prompt and goal == target and copied_at == session.opened_at:
             raise GenerationFailed(
-                "there is nothing to read: the prompt is empty and no token of the stream lies "
-                "behind the last whole chunk; give a prompt of at least one token"
+                "there is nothing to read: the prompt is empty, and so is what was fed since the "
+                "session was opened; give a prompt of at least one token"
             )
         self._waiting[generation] = WaitingGeneration(
             generation, session_number, request.prompt, goal, target

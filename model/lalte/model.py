@@ -138,12 +138,13 @@ class LaLTE(nn.Module):
             self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype, device)
 
     @torch.no_grad()
-    def absorb(self, tokens: torch.Tensor, views: Sequence[StateView]) -> None:
+    def absorb(self, tokens: torch.Tensor, views: Sequence[StateView]) -> torch.Tensor:
         """Advance committed states by whole blocks: the only way to a committed state.
 
         tokens: int64 [sessions, m * C]. views: one slot each, at committed offsets, which may
         differ. The resulting states are the same bits for any m and any company in the batch
-        (bf16 with C >= 8, one numerics fingerprint).
+        (bf16 with C >= 8, one numerics fingerprint). Returns each session's last row
+        [sessions, hidden], for `predict`.
         """
         self._check(tokens, 2)
         chunk = self.config.chunk
@@ -152,7 +153,12 @@ class LaLTE(nn.Module):
         for view in views:
             if view.offsets[0] % chunk:
                 raise ValueError(f"absorb needs a committed state, not offset {view.offsets[0]}")
-        self._run(tokens, views)
+        return self._run(tokens, views)[:, -1]
+
+    @torch.no_grad()
+    def predict(self, last: torch.Tensor) -> torch.Tensor:
+        """Logits [..., vocab] behind the tokens whose rows [..., hidden] `absorb` returned."""
+        return self._head(last)
 
     @torch.no_grad()
     def extend(self, tokens: torch.Tensor, view: StateView) -> torch.Tensor:

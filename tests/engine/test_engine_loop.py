@@ -186,6 +186,15 @@ async def test_nothing_to_read_fails_and_says_so(sessions: Sessions) -> None:
         await collect(sessions.engine.generate("a", request(())))
 
 
+async def test_a_reply_without_prompt_goes_on_right_behind_the_stream(sessions: Sessions) -> None:
+    await sessions.open("a")
+    for end in range(1, 10):
+        sessions.engine.feed("a", [end])
+        started, tokens, _ = await collect(sessions.engine.generate("a", request(())))
+        assert (started.memory_tokens, started.prompt_tokens) == (end, end % 4)
+        assert tokens == continue_list(range(1, end + 1), 5)
+
+
 @pytest.mark.parametrize("when", ["waiting", "prefilling", "decoding"])
 async def test_a_cancelled_reply_frees_its_lane(
     sessions: Sessions, runner: ListRunner, when: str

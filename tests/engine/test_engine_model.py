@@ -133,6 +133,26 @@ async def test_a_reply_is_that_of_the_whole_stream_read_at_once(
             assert written == write_alone(loaded, tokens + prompt, 20)
 
 
+async def test_a_reply_without_prompt_goes_on_right_behind_the_stream(
+    folder: Path, rng: random.Random
+) -> None:
+    loaded = load_model(folder, dtype=torch.float32)
+    tokens = stream(rng, 3 * CHUNK)
+    async with running(folder) as sessions:
+        await sessions.open("a")
+        for start in range(0, len(tokens), 4):
+            sessions.engine.feed("a", tokens[start : start + 4])
+            _, written, _ = await collect(sessions.engine.generate("a", greedy([], 9)))
+            assert written == write_alone(loaded, tokens[: start + 4], 9)
+            # A lane that moves takes along what it starts from.
+            replies = [
+                sessions.engine.generate("a", greedy(prompt, count))
+                for prompt, count in (([1], 3), ([2], 9), ([], 9))
+            ]
+            results = await asyncio.gather(*(collect(reply) for reply in replies))
+            assert results[2][1] == written
+
+
 async def test_concurrent_replies_equal_those_alone_and_change_no_state(
     folder: Path, rng: random.Random
 ) -> None:

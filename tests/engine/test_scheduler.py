@@ -186,18 +186,24 @@ def test_absorbing_gets_a_turn_among_endless_prompts() -> None:
     prefill(books)
 
 
-def test_nothing_to_read_is_refused() -> None:
-    books = scheduler()
-    books.open(1, 0)
-    for fed in ((), range(CHUNK)):
-        books.feed(1, fed)
-        for backlog in (True, False):
-            with pytest.raises(GenerationFailed, match="nothing to read"):
-                books.submit(7, 1, ask(backlog=backlog))
-    books.feed(1, (1,))
-    books.submit(7, 1, ask())
+@pytest.mark.parametrize("offset", [0, 3 * CHUNK])
+def test_an_empty_prompt_needs_tokens_read_since_the_session_was_opened(offset: int) -> None:
+    books = scheduler(lanes=1)
+    books.open(1, offset)
+    for backlog in (True, False):
+        with pytest.raises(GenerationFailed, match="nothing to read"):
+            books.submit(7, 1, ask(backlog=backlog))
+    books.feed(1, range(CHUNK))
     with pytest.raises(GenerationFailed, match="nothing to read"):
-        books.submit(8, 1, ask(backlog=False))
+        books.submit(7, 1, ask(backlog=False))
+    books.submit(7, 1, ask())
+    absorb(books)
+    admission = books.admit()
+    assert admission is not None
+    assert (admission.memory_tokens, admission.prompt_tokens) == (offset + CHUNK, 0)
+    piece = prefill(books)
+    assert (piece.tokens, piece.last) == ((), True)
+    books.submit(8, 1, ask(backlog=False))
 
 
 def test_closing_a_session_returns_only_those_that_wait_for_it() -> None:
