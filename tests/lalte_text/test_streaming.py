@@ -93,13 +93,6 @@ def test_an_unfinished_character_waits_in_the_tail(tokenizer: Tokenizer):
     assert encoder.take(euro[:2], euro[2:], final=True).ids == tokenizer.encode_plain("€")
 
 
-def test_a_preview_reads_the_whole_characters_of_a_tail(tokenizer: Tokenizer):
-    encoder = StreamEncoder(tokenizer)
-    assert encoder.preview(" the é".encode()) == tokenizer.encode_plain(" the é")
-    assert encoder.preview(" the €".encode()[:-1]) == tokenizer.encode_plain(" the ")
-    assert encoder.preview(b"") == []
-
-
 @pytest.mark.parametrize(
     ("tail", "data", "final", "offset"),
     [

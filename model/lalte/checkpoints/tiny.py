@@ -28,7 +28,8 @@ _WORDS = (
     "like time just know take people into year your good some could them other than then look "
     "only come over think also back after use two how our work first well way even new want "
     "because any these give day most us is was are for not you all can had her one out who get "
-    "before should through between always number under never again place world remember forget question"
+    "before should through between always number under never again place world "
+    "remember forget question"
 )
 
 _TEMPLATE = (

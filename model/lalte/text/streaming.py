@@ -69,14 +69,6 @@ class StreamEncoder:
             last = self._encode_first(last, ids)
         return Taken(ids, last)
 
-    def preview(self, tail: bytes) -> list[int]:
-        """Ids of `tail` as if the stream ended behind its last whole character.
-
-        For a query over a stream that goes on, and for closing a stream that its writer abandoned.
-        """
-        text, _ = codecs.utf_8_decode(tail, "strict", False)
-        return self.take(b"", text.encode(), final=True).ids
-
     def _encode_closed(self, run: bytes, ids: list[int]) -> None:
         while len(run) > RUN_LIMIT:
             run = self._encode_first(run, ids)
