@@ -7,7 +7,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,61 @@ def start(binary: str) -> Iterator[Callable[..., Server]]:
     yield start_one
     for context in reversed(opened):
         context.__exit__(None, None, None)
+
+
+class LossyProxy:
+    """Forwards to a server, but can end the connection instead.
+
+    fate: says of each request whether it is "answered", its "answer lost" after the server has
+    run it, or the "request lost" before.
+    """
+
+    def __init__(self, path: Path, upstream: str) -> None:
+        self.url = f"unix://{path}"
+        self.fate: Callable[[bytes], str] = lambda _: "answered"
+        self._path = path
+        self._upstream = upstream.removeprefix("unix://")
+        self._links: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._link, str(self._path))
+
+    async def stop(self) -> None:
+        self._server.close()
+        # The stores were closed before, so every link is at its end.
+        await asyncio.gather(*self._links)
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._links.add(asyncio.current_task())
+        up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
+        fate = "answered"
+
+        async def answers() -> None:
+            while (answer := await up_reader.read(1 << 20)) and fate == "answered":
+                writer.write(answer)
+            writer.close()
+
+        answering = asyncio.create_task(answers())
+        while (request := await reader.read(1 << 20)) and fate == "answered":
+            fate = self.fate(request)
+            if fate == "request lost":
+                break
+            up_writer.write(request)
+        if fate != "answer lost":
+            up_writer.close()
+        await answering
+        for side in (up_writer, writer):
+            side.close()
+            with suppress(ConnectionError):
+                await side.wait_closed()
+
+
+@pytest.fixture
+async def proxy(server: Server, tmp_path_factory) -> AsyncIterator[LossyProxy]:
+    proxy = LossyProxy(tmp_path_factory.mktemp("p") / "s", server.url)
+    await proxy.start()
+    yield proxy
+    await proxy.stop()
 
 
 @pytest.fixture
