@@ -36,12 +36,11 @@ def _plain(value: object) -> object:
     raise TypeError(f"{value!r} has no JSON form")
 
 
-def print_facts(facts: Iterable[tuple[str, object]]) -> None:
-    """Names and values, one a line."""
-    table = Table(show_header=False, box=None, pad_edge=False)
+def print_facts(facts: Sequence[tuple[str, object]]) -> None:
+    """Names and values, one a line, never wrapped."""
+    width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        table.add_row(name, escape(str(value)))
-    Console(highlight=False, soft_wrap=True).print(table)
+        typer.echo(f"{name:{width}}  {value}")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -85,7 +84,7 @@ def since(moment: datetime | None) -> str:
 
 
 class LateBar:
-    """A progress bar on stderr that appears once the work takes longer than two seconds."""
+    """A progress bar that appears once the work takes longer than two seconds, on a terminal."""
 
     def __init__(self, progress: "Progress", task: "TaskID") -> None:
         self._progress = progress
@@ -95,7 +94,7 @@ class LateBar:
     def update(self, completed: int, total: int | None, note: str = "") -> None:
         """Set the bar; total None is not known."""
         self._progress.update(self._task, completed=completed, total=total, note=note)
-        if time.monotonic() >= self._shown_from:
+        if time.monotonic() >= self._shown_from and self._progress.console.is_terminal:
             self._progress.start()
 
 
@@ -118,4 +117,6 @@ def late_bar(what: str, *, in_bytes: bool) -> Iterator[LateBar]:
     try:
         yield LateBar(shown, task)
     finally:
-        shown.stop()
+        # Stopping what never started would leave an empty line in a log.
+        if shown.live.is_started:
+            shown.stop()

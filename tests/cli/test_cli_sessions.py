@@ -1,0 +1,139 @@
+"""Sessions from the command line, against a real daemon with a tiny random model."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def name(memoryd, request):
+    """A session of this test's own."""
+    return memoryd("session", "create", request.node.name).stdout.strip()
+
+
+def test_a_session_is_made_listed_shown_and_deleted(memoryd):
+    made = json.loads(
+        memoryd(
+            "session", "create", "life", "--ttl=7d", "--label=k=v", "--archive", "--json"
+        ).stdout
+    )
+    assert (made["name"], made["ttl"], made["labels"], made["archive"]) == (
+        "life",
+        7 * 86400,
+        {"k": "v"},
+        True,
+    )
+    listed = json.loads(memoryd("session", "ls", "life", "--label", "k=v", "--json").stdout)
+    assert [session["generation"] for session in listed] == [made["generation"]]
+    assert "life" in memoryd("session", "ls").stdout
+    assert made["generation"] in memoryd("session", "show", "life").stdout
+    assert json.loads(memoryd("session", "show", "life", "--json").stdout)["name"] == "life"
+    memoryd("session", "rm", "life", "--yes", "--generation", made["generation"])
+    assert json.loads(memoryd("session", "ls", "life", "--json").stdout) == []
+
+
+def test_a_session_without_a_name_gets_one(memoryd):
+    assert memoryd("session", "create").stdout.strip()
+
+
+def test_exist_ok_returns_the_session_that_is_there(memoryd, name):
+    refused = memoryd("session", "create", name, code=1)
+    assert refused.stderr.startswith("error: ")
+    assert refused.stderr.count("\n") == 1
+    assert memoryd("session", "create", name, "--exist-ok").stdout.strip() == name
+
+
+def test_rm_asks_first(memoryd, name):
+    assert "Delete" in memoryd("session", "rm", name, stdin=b"n\n", code=1).stdout
+    memoryd("session", "show", name)
+    memoryd("session", "rm", name, stdin=b"y\n")
+    assert memoryd("session", "show", name, code=1).stderr.count("\n") == 1
+
+
+def test_append_takes_files_and_standard_input(memoryd, name, tmp_path):
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("The first file. " * 500, encoding="utf-8")
+    two.write_text("The second, with ümläuts. " * 500, encoding="utf-8")
+    first = json.loads(memoryd("session", "append", name, str(one), str(two), "--json").stdout)
+    more = memoryd("session", "append", name, "--role=user", stdin=b"And a turn.").stdout
+    session = json.loads(memoryd("session", "show", name, "--json").stdout)
+    assert session["acked_tokens"] > first["offset"]["tokens"] > 1000
+    assert more.strip() == f"{name} stands at {session['acked_tokens']:,} tokens"
+
+
+def test_append_with_wait_returns_when_the_model_has_read_it(memoryd, name):
+    memoryd("session", "append", name, "-", "--wait", stdin=b"Some words to read. " * 200)
+    session = json.loads(memoryd("session", "show", name, "--json").stdout)
+    assert 0 <= session["acked_tokens"] - session["absorbed_tokens"] < 8
+
+
+def test_append_names_what_is_wrong(memoryd, name, tmp_path):
+    missing = memoryd("session", "append", name, str(tmp_path / "none.txt"), code=1)
+    assert "none.txt is no file" in missing.stderr
+    invalid = memoryd("session", "append", name, stdin=b"fine \xff\xff not", code=1)
+    assert "UTF-8" in invalid.stderr
+    empty = memoryd("session", "append", name, code=1)
+    assert "no text" in empty.stderr
+    for result in (missing, invalid, empty):
+        assert result.stderr.count("\n") == 1
+
+
+def test_ask_streams_an_answer_and_changes_nothing(memoryd, name):
+    memoryd("session", "append", name, stdin=b"The sky is green. " * 50)
+    before = json.loads(memoryd("session", "show", name, "--json").stdout)
+    options = ("--max-tokens=6", "--temperature=0.7", "--seed=3")
+    plain = memoryd("session", "ask", name, "Which colour?", *options)
+    answer = json.loads(
+        memoryd("session", "ask", name, "-", *options, "--json", stdin=b"Which colour?").stdout
+    )
+    assert plain.stdout == answer["text"] + "\n"
+    assert answer["completion"]["seed"] == 3
+    assert answer["completion"]["usage"]["completion_tokens"] <= 6
+    memoryd("session", "ask", name, "", "--raw", "--reply-prefix=It is", *options)
+    after = json.loads(memoryd("session", "show", name, "--json").stdout)
+    assert after["acked_tokens"] == before["acked_tokens"]
+
+
+def test_chat_remembers_and_goes_on_until_the_input_ends(memoryd, name):
+    def tokens():
+        return json.loads(memoryd("session", "show", name, "--json").stdout)["acked_tokens"]
+
+    one = json.loads(
+        memoryd("session", "chat", name, "-m", "Hello.", "--max-tokens=4", "--json").stdout
+    )
+    assert one["completion"]["finish_reason"] in ("stop", "length")
+    after_one = tokens()
+    assert after_one > 0
+    talk = memoryd("session", "chat", name, "--max-tokens=4", stdin=b"Again.\n\nAnd again.\n")
+    assert talk.stderr.count("> ") == 4
+    assert tokens() > after_one
+
+
+def test_inspect_shows_heads_with_what_they_kept(memoryd, name):
+    memoryd("session", "append", name, "--wait", stdin=b"Numbers: 1 2 3 4 5 6 7 8 9. " * 20)
+    seen = json.loads(
+        memoryd("session", "inspect", name, "--layer=1", "--limit=3", "--json").stdout
+    )
+    assert {head["layer"] for head in seen["heads"]} == {1}
+    for head in seen["heads"]:
+        assert 0 < head["kept"] <= head["budget"]
+        assert len(head["tokens"]) == 3
+    shown = memoryd("session", "inspect", name, "--limit=2").stdout
+    assert seen["state_checksum"] in shown
+    assert f"{seen['heads'][0]['kept']}/{seen['heads'][0]['budget']}" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("create", "x", "--ttl=soon"), ("create", "x", "--label=novalue"), ("inspect",), ("nope",)],
+)
+def test_wrong_usage_is_exit_code_2(memoryd, arguments):
+    memoryd("session", *arguments, code=2)
+
+
+def test_stats_are_those_of_the_daemon(memoryd, served):
+    figures = json.loads(memoryd("admin", "stats", "--json").stdout)
+    assert figures["slots_total"] == 32
+    shown = memoryd("admin", "stats").stdout
+    assert figures["daemon_id"] in shown
+    assert "tiny-random" in shown
