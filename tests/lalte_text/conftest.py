@@ -1,8 +1,15 @@
 import pytest
+from hypothesis import HealthCheck, settings
 
 from lalte.checkpoints.gguf_tokenizer import tokenizer_json
 from lalte.text import Tokenizer
 from lalte.text.tokenizer import byte_alphabet
+
+# How fast an example runs is no promise: the machine may be busy.
+settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("unhurried")
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
