@@ -240,6 +240,27 @@ async def test_a_cancel_wakes_whoever_waits_for_the_next_token(
     assert await waiter == []
 
 
+async def test_whoever_waits_for_the_start_hears_of_start_failure_and_cancel(
+    sessions: Sessions, runner: ListRunner
+) -> None:
+    await sessions.open("a")
+    runner.go.clear()
+    sessions.engine.feed("a", range(100, 104))
+    reply = sessions.engine.generate("a", request((1,)))
+    assert not await reply.wait_started(0.01)
+    runner.go.set()
+    assert await reply.wait_started(60)
+    assert len(await collect_rest(reply)) == 7
+    failing = sessions.engine.generate("a", request((POISON,)))
+    assert await failing.wait_started(60)
+    runner.go.clear()
+    sessions.engine.feed("a", range(104, 108))
+    cancelled = sessions.engine.generate("a", request((1,)))
+    cancelled.cancel()
+    assert await cancelled.wait_started(60)
+    assert await collect_rest(cancelled) == []
+
+
 async def collect_rest(reply: AsyncIterator[object]) -> list[object]:
     return [event async for event in reply]
 
