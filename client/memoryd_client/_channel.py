@@ -54,9 +54,9 @@ class Methods:
 
     def __init__(self, channel: Any) -> None:
         self._stubs: dict[str, object] = {
-            "session": session_pb2_grpc.SessionServiceStub(channel),  # type: ignore[no-untyped-call]
-            "memory": memory_pb2_grpc.MemoryServiceStub(channel),  # type: ignore[no-untyped-call]
-            "admin": admin_pb2_grpc.AdminServiceStub(channel),  # type: ignore[no-untyped-call]
+            "session": session_pb2_grpc.SessionServiceStub(channel),
+            "memory": memory_pb2_grpc.MemoryServiceStub(channel),
+            "admin": admin_pb2_grpc.AdminServiceStub(channel),
         }
         self._health = channel.unary_unary(
             "/grpc.health.v1.Health/Check",

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import ClassVar, Protocol
 
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from memoryd_proto.errors import DOMAIN, ERRORS, Reason
@@ -19,15 +19,17 @@ _STATUS_KEY = "grpc-status-details-bin"
 
 
 class MemorydError(Exception):
-    """A call that failed; `str()` is one sentence on what happened and what to do next.
+    """A call that failed; `str()` is one sentence on what happened.
 
     reason: why, stable enough to match on; empty where it did not come from a memoryd daemon.
     code: the gRPC status. facts: names and values that a program may want.
     retry_after: seconds after which the same call may succeed, None where the daemon gave none.
     retryable: the same call may succeed later without a change.
+    advice: what to do next, one sentence; empty where the message says it.
     """
 
     reason: str = ""
+    advice: str = ""
     code: StatusCode = StatusCode.UNKNOWN
     retryable: bool = False
 
@@ -45,13 +47,14 @@ class MemorydError(Exception):
 
 
 class _Reasoned(MemorydError):
-    """An error with a row in the table; code and retryable follow from the reason."""
+    """An error with a row in the table; the rest follows from the reason."""
 
     row: ClassVar[Reason]
 
     def __init_subclass__(cls) -> None:
         spec = ERRORS[cls.row]
         cls.reason, cls.code, cls.retryable = cls.row.value, spec.code, spec.retry
+        cls.advice = spec.advice
 
 
 class BadArgument(_Reasoned):

@@ -31,9 +31,15 @@ def _sentence(error: Exception) -> str | None:
                 f"this command needs the package {error.name}, which is not installed: "
                 "pip install 'memoryd[daemon]'"
             )
+        case ClientError() if error.advice and error.advice not in error.message:
+            return f"{_one_line(error).rstrip('.')}. {error.advice}"
         case ClientError() | DaemonError() | OSError() | Refused():
-            return " ".join(str(error).split())
+            return _one_line(error)
     return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 class Refused(Exception):

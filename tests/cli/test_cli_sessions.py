@@ -47,7 +47,9 @@ def test_rm_asks_first(memoryd, name):
     assert "Delete" in memoryd("session", "rm", name, stdin=b"n\n", code=1).stdout
     memoryd("session", "show", name)
     memoryd("session", "rm", name, stdin=b"y\n")
-    assert memoryd("session", "show", name, code=1).stderr.count("\n") == 1
+    gone = memoryd("session", "show", name, code=1)
+    assert gone.stderr.count("\n") == 1
+    assert "Create the session" in gone.stderr
 
 
 def test_append_takes_files_and_standard_input(memoryd, name, tmp_path):
