@@ -99,20 +99,22 @@ class Backbone(nn.Module):
 
 
 class _Piece(NamedTuple):
-    """Rows [first, last) of a call's tokens: the part that falls into the block starting at t."""
+    """Rows [first, last) of a call's tokens: those that fall into one block."""
 
-    start: int
-    filled: int
     first: int
     last: int
+    where: Where
 
 
-def _pieces(offset: int, count: int, chunk: int) -> list[_Piece]:
+def _pieces(offset: int, count: int, chunk: int, device: torch.device) -> list[_Piece]:
     """Cut `count` >= 1 tokens from `offset` on at block boundaries."""
     end = offset + count
     boundaries = range(offset - offset % chunk + chunk, end, chunk)
     cuts = [offset, *boundaries, end]
-    return [_Piece(a - a % chunk, a % chunk, a - offset, b - offset) for a, b in pairwise(cuts)]
+    return [
+        _Piece(a - offset, b - offset, Where.of([a - a % chunk], [a % chunk], b - a, device))
+        for a, b in pairwise(cuts)
+    ]
 
 
 class LaLTE(nn.Module):
@@ -148,7 +150,7 @@ class LaLTE(nn.Module):
         """
         self._check(tokens, 2)
         chunk = self.config.chunk
-        if tokens.shape[1] % chunk:
+        if tokens.shape[1] == 0 or tokens.shape[1] % chunk:
             raise ValueError(f"absorb takes whole blocks of {chunk}, not {tokens.shape[1]} tokens")
         for view in views:
             if view.offsets[0] % chunk:
@@ -184,13 +186,14 @@ class LaLTE(nn.Module):
             raise ValueError(f"step got {tokens.shape[0]} tokens for {view.lanes} slots")
         chunk, window = self.config.chunk, self.config.token_window
         offsets = view.offsets
-        where = Where([n - n % chunk for n in offsets], [n % chunk for n in offsets])
+        starts, filled = [n - n % chunk for n in offsets], [n % chunk for n in offsets]
+        where = Where.of(starts, filled, 1, tokens.device)
         view.slots.reserve(max(offsets) + 1)
         lanes = [view.lane(i) for i in range(view.lanes)]
         for lane in lanes:
             self._prepare(lane)
-        for token, lane, filled in zip(tokens, lanes, where.filled, strict=True):
-            lane.tokens[0, window + filled] = token
+        for token, lane, rows in zip(tokens, lanes, filled, strict=True):
+            lane.tokens[0, window + rows] = token
 
         x = self.model.embeddings(tokens)
         for index, block in enumerate(self._blocks()):
@@ -198,8 +201,8 @@ class LaLTE(nn.Module):
             mixed = block.attn.advance(inputs, view.layer(index), where)
             x = block.finish(x, mixed[:, 0])
         view.advance(1)
-        for lane, start, filled in zip(lanes, where.starts, where.filled, strict=True):
-            if filled + 1 == chunk:
+        for lane, start, rows in zip(lanes, starts, filled, strict=True):
+            if rows + 1 == chunk:
                 for index, block in enumerate(self._blocks()):
                     block.attn.roll(lane.layer(index), start, lane.tokens[0])
                 lane.tokens[:, :window] = lane.tokens[:, chunk:].clone()
@@ -233,7 +236,7 @@ class LaLTE(nn.Module):
         if n == 0:
             return self.model.norm.weight.new_zeros(count, 0, self.config.hidden_size)
         chunk, window = self.config.chunk, self.config.token_window
-        pieces = [_pieces(lane.offsets[0], n, chunk) for lane in lanes]
+        pieces = [_pieces(lane.offsets[0], n, chunk, tokens.device) for lane in lanes]
         # Token ids from window before each lane's open block up to its last new token.
         history = []
         for row, lane in zip(tokens, lanes, strict=True):
@@ -273,12 +276,13 @@ class LaLTE(nn.Module):
         """Take one lane's rows through one mixer, block by block. Returns [n, features]."""
         chunk, window = self.config.chunk, self.config.token_window
         state = lane.layer(index)
-        first_start = pieces[0].start
+        first_start = pieces[0].where.starts[0]
         mixed = []
-        for start, filled, first, last in pieces:
+        for first, last, where in pieces:
             rows = tuple(y[:, first:last] for y in inputs)
-            mixed.append(mixer.advance(rows, state, Where([start], [filled]))[0])
-            if filled + last - first == chunk:
+            mixed.append(mixer.advance(rows, state, where)[0])
+            if where.filled[0] + last - first == chunk:
+                start = where.starts[0]
                 oldest = start - first_start
                 mixer.roll(state, start, history[oldest : oldest + window + chunk])
         return torch.cat(mixed)

@@ -1,5 +1,7 @@
 """A committed state is the same bits however the stream was cut and whoever was in the batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -33,7 +35,7 @@ def final_sums(model, tokens, blocks, sessions):
     return [slots.checksum(i) for i in range(sessions)]
 
 
-COMPANY = [(1, 4), (2, 3), (3, 2), (4, 4), (5, 1)]  # blocks at a time, sessions in a batch
+COMPANY = [(1, 4), (2, 3), (3, 2), (10, 4), (5, 1)]  # blocks at a time, sessions in a batch
 
 
 def check(config, dtype, blocks, company=COMPANY):
@@ -51,10 +53,16 @@ def test_bf16_state_does_not_depend_on_cut_or_batch(kinds, grid):
     check(tiny_lalte(kinds, eviction_grid=grid), torch.bfloat16, 10)
 
 
-@pytest.mark.parametrize(("threads", "company"), [(1, COMPANY), (2, [(3, 2), (4, 4)])])
-def test_bf16_state_does_not_depend_on_cut_or_batch_at_the_default_models_size(threads, company):
-    torch.set_num_threads(threads)
-    check(wide_config(), torch.bfloat16, 5, company)
+def test_bf16_state_does_not_depend_on_cut_or_batch_at_the_default_models_size():
+    check(wide_config(), torch.bfloat16, 5)
+
+
+def test_two_threads_do_not_change_what_a_batch_leaves():
+    torch.set_num_threads(2)
+    config = wide_config()
+    # Few layers and blocks: threads that wait for each other are slow on a busy machine.
+    config = replace(config, layers=config.layers[:2])
+    check(config, torch.bfloat16, 2, [(2, 3)])
 
 
 def test_sessions_at_different_offsets_share_a_batch_without_a_trace():

@@ -144,6 +144,7 @@ def test_fp32_keeps_the_same_tokens_wherever_scores_are_apart():
     ("call", "says"),
     [
         (lambda m, s: m.absorb(torch.zeros(1, 9, dtype=torch.int64), [s.view(0)]), "whole blocks"),
+        (lambda m, s: m.absorb(torch.zeros(1, 0, dtype=torch.int64), [s.view(0)]), "whole blocks"),
         (lambda m, s: m.extend(torch.zeros(0, dtype=torch.int64), s.view(0)), "at least one"),
         (lambda m, s: m.step(torch.zeros(3, dtype=torch.int64), s.view(0)), "3 tokens for 1"),
         (lambda m, s: m(torch.full((1, 2), 512), s.view(0)), "token ids"),

@@ -42,7 +42,7 @@ class Attention(Mixer[State]):
         """Return the buffer row at which each lane's open block begins."""
 
     @abstractmethod
-    def visible(self, state: State, where: Where, n: int) -> torch.Tensor:
+    def visible(self, state: State, where: Where) -> torch.Tensor:
         """Return which buffer rows each of the next n queries sees.
 
         bool, broadcastable to [lanes, kv_heads, n, keys]; keys may fall short of the buffer.
@@ -58,24 +58,20 @@ class Attention(Mixer[State]):
     def advance(self, inputs: tuple[torch.Tensor, ...], state: State, where: Where) -> torch.Tensor:
         assert isinstance(state, LTEState | SWAState | FullState)  # noqa: S101 - for the checker
         lanes, n = inputs[0].shape[:2]
-        device = state.key.device
         d, group = self.head_dim, self.heads // self.kv_heads
         q = inputs[0].reshape(lanes, n, self.kv_heads, group, d).permute(0, 2, 3, 1, 4)
         k = inputs[1].reshape(lanes, n, self.kv_heads, d).transpose(1, 2)
         v = inputs[2].reshape(lanes, n, self.kv_heads, d).transpose(1, 2)
 
-        relative = torch.tensor(where.filled, device=device)[:, None] + torch.arange(
-            n, device=device
-        )
-        turned_k = rope(k, relative[:, None], self.theta)
-        turned_q = rope(q, relative[:, None, None], self.theta)
+        turned_k = rope(k, where.relative[:, None], self.theta)
+        turned_q = rope(q, where.relative[:, None, None], self.theta)
         for lane, block in enumerate(self.block_rows(where.starts)):
             rows = slice(block + where.filled[lane], block + where.filled[lane] + n)
             state.key[lane, :, rows] = k[lane]
             state.rotated[lane, :, rows] = turned_k[lane]
             state.value[lane, :, rows] = v[lane]
 
-        visible = self.visible(state, where, n)
+        visible = self.visible(state, where)
         keys = visible.shape[-1]
         mixed = sparse_attention(
             turned_q, state.rotated[:, :, :keys], state.value[:, :, :keys], visible

@@ -20,10 +20,9 @@ class FullAttention(Attention[FullState]):
     def block_rows(self, starts: list[int]) -> list[int]:
         return starts
 
-    def visible(self, state: FullState, where: Where, n: int) -> torch.Tensor:
+    def visible(self, state: FullState, where: Where) -> torch.Tensor:
         device = state.key.device
-        first = column(where.starts, device) + column(where.filled, device)
-        own = first + torch.arange(n, device=device)[:, None]
+        own = column(where.starts, device) + where.relative[:, None, :, None]
         return torch.arange(max(where.starts) + self.chunk, device=device) <= own
 
     def roll(self, state: FullState, start: int, tokens: torch.Tensor) -> None:  # noqa: ARG002

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-
 # bf16 products with fewer output features round differently at 8 rows than at 320 (seen at 1, 3
 # and 8 features), and then a state would depend on how many rows were computed together.
 LEAST_FEATURES = 16

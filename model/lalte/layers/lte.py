@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lalte.config import ROUTER_LAYERS
-from lalte.layers.attention import Attention, column, shift_window
+from lalte.layers.attention import Attention, shift_window
 from lalte.state.tensors import LTEState, budget_rows
 from lalte_kernels import (
     Leaving,
@@ -102,13 +102,13 @@ class LTEAttention(Attention[LTEState]):
     def block_rows(self, starts: list[int]) -> list[int]:
         return [self.kept + self.window] * len(starts)
 
-    def visible(self, state: LTEState, where: Where, n: int) -> torch.Tensor:
+    def visible(self, state: LTEState, where: Where) -> torch.Tensor:
         device = state.key.device
-        query = column(where.filled, device) + torch.arange(n, device=device)[:, None]
-        in_block = torch.arange(self.chunk, device=device) <= query
+        lanes, n = where.relative.shape
+        in_block = torch.arange(self.chunk, device=device) <= where.relative[:, None, :, None]
         if self.evicts_each_token:
-            lanes = torch.arange(len(where.filled), device=device)[:, None]
-            past = state.visible[lanes, :, query[:, 0, :, 0]].transpose(1, 2)
+            lane = torch.arange(lanes, device=device)[:, None]
+            past = state.visible[lane, :, where.relative].transpose(1, 2)
         else:
             past = state.visible.expand(-1, -1, n, -1)
         return torch.cat([past, in_block.expand(-1, self.kv_heads, -1, -1)], dim=-1)

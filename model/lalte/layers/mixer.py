@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
+import torch
 from torch import nn
 
 from lalte.state.tensors import LayerState
-
-if TYPE_CHECKING:
-    import torch
 
 State = TypeVar("State", bound=LayerState)
 
 
 class Where(NamedTuple):
-    """Where in their streams the lanes of a call stand.
+    """Where in their streams the n rows of each lane stand.
 
     starts: t = kC of each lane's open block. filled: rows that the block already holds.
+    relative: int64 [lanes, n], the rows' positions relative to their lane's t.
     """
 
     starts: list[int]
     filled: list[int]
+    relative: torch.Tensor
+
+    @classmethod
+    def of(cls, starts: list[int], filled: list[int], n: int, device: torch.device) -> Where:
+        rows = torch.arange(n, device=device)
+        return cls(starts, filled, torch.tensor(filled, device=device)[:, None] + rows)
 
 
 class Mixer(nn.Module, ABC, Generic[State]):

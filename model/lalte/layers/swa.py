@@ -27,10 +27,9 @@ class SlidingWindowAttention(Attention[SWAState]):
     def block_rows(self, starts: list[int]) -> list[int]:
         return [self.past] * len(starts)
 
-    def visible(self, state: SWAState, where: Where, n: int) -> torch.Tensor:
+    def visible(self, state: SWAState, where: Where) -> torch.Tensor:
         device = state.key.device
-        # Counted from the buffer's first row, a query's own row is past + filled + its index.
-        own = column(where.filled, device) + self.past + torch.arange(n, device=device)[:, None]
+        own = where.relative[:, None, :, None] + self.past  # each query's own row
         row = torch.arange(self.past + self.chunk, device=device)
         in_stream = row >= self.past - column(where.starts, device)
         return (row <= own) & (row >= own - self.past) & in_stream
