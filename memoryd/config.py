@@ -16,6 +16,11 @@ from pydantic_settings import (
     SettingsConfigDict,
     YamlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as UnreadableSource
+from yaml import YAMLError
+
+from memoryd.errors import BadArgument
+from memoryd.storage.keys import validate_name
 
 DEFAULT_LISTEN = "127.0.0.1:7420"
 
@@ -27,8 +32,16 @@ class SettingsError(Exception):
 class ApiKey(BaseModel):
     """A caller's key: `sha256` is the hex digest of the whole key, so that no secret is stored."""
 
-    tenant: str = Field(min_length=1, max_length=256)
+    tenant: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @field_validator("tenant")
+    @classmethod
+    def _names_a_tenant(cls, value: str) -> str:
+        try:
+            return validate_name(value, "tenant name")
+        except BadArgument as error:
+            raise ValueError(error.message) from None
 
 
 class Settings(BaseSettings):
@@ -85,6 +98,8 @@ class Settings(BaseSettings):
                 f"listen={self.listen} is reachable from outside and no api_keys are set: "
                 "listen on 127.0.0.1, or set api_keys in the configuration file"
             )
+        if len({key.sha256 for key in self.api_keys}) < len(self.api_keys):
+            raise ValueError("two of api_keys have the same sha256: give each caller its own key")
         if self.durability == "replicated" and self.redis_url is None:
             raise ValueError("durability=replicated needs redis_url: the private server has none")
         return self
@@ -122,6 +137,18 @@ class Settings(BaseSettings):
                 for line in error.errors()
             ]
             raise SettingsError("; ".join(lines)) from None
+        except UnreadableSource as error:
+            # A list in the environment is JSON.
+            raise SettingsError(f"{_one_line(error)}: {_one_line(error.__cause__)}") from None
+        except (OSError, ValueError, YAMLError) as error:
+            raise SettingsError(
+                f"the configuration file {config_file} cannot be read ({_one_line(error)}): "
+                "write one setting a line, as in `listen: 127.0.0.1:7420`"
+            ) from None
+
+
+def _one_line(error: BaseException | None) -> str:
+    return " ".join(str(error).split())
 
 
 def _is_loopback(host: str) -> bool:

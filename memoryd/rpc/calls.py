@@ -201,7 +201,8 @@ def unary(
             try:
                 with _entered(self, context, path) as call:
                     try:
-                        self.check_size(request)
+                        if isinstance(request, Message):
+                            self.check_size(request)
                         return await handler(self, request, call)
                     except Elsewhere as owner:
                         forwarded: Any = await self.host.peers.unary(

@@ -64,6 +64,8 @@ class SessionService(Servicer, session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.ListSessionsResponse:
         if not 0 <= request.page_size <= MAX_PAGE:
             raise BadArgument(f"page_size: 0 to {MAX_PAGE}", field="page_size")
+        if request.page_token and not request.page_token.startswith(request.prefix):
+            raise BadArgument("page_token: of a list with another prefix", field="page_token")
         records, next_token = await detached(
             self.manager.services.store.list_sessions(
                 call.tenant,

@@ -7,10 +7,12 @@ session keeps its newest MAX_RECORDS.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgpack
 
 from memoryd.errors import RequestReused
+from memoryd.sessions.packing import unpack
 from memoryd.sessions.reply import FinishReason
 
 MAX_RECORDS = 16
@@ -43,8 +45,13 @@ class ChatRecord:
 
     @classmethod
     def unpack(cls, packed: bytes) -> "ChatRecord":
-        order, digest, seed, reply, text, finish = msgpack.unpackb(packed)
-        return cls(order, digest, seed, tuple(reply), text, finish)
+        """Raises StateCorrupt."""
+        return unpack(packed, cls._of_row, "chat record")
+
+    @classmethod
+    def _of_row(cls, row: list[Any]) -> "ChatRecord":
+        order, digest, seed, reply, text, finish = row
+        return cls(int(order), bytes(digest), int(seed), tuple(map(int, reply)), str(text), finish)
 
     def grown(self, ids: tuple[int, ...], text: str) -> "ChatRecord":
         return replace(self, reply=self.reply + ids, text=self.text + text)

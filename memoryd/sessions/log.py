@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from memoryd.errors import AcknowledgedLost, StorageFull
+from memoryd.errors import AcknowledgedLost, StorageFull, StorageUnavailable
 from memoryd.sessions.chat import ChatRecords
 from memoryd.sessions.recent import RecentTokens
 from memoryd.sessions.text import TextState
@@ -34,8 +34,11 @@ class Change:
 
 @dataclass
 class _Pending:
+    """A change on its way. uncertain: a try of it was not answered and may have been applied."""
+
     op_id: int
     change: Change
+    uncertain: bool = False
 
 
 class SessionLog:
@@ -78,12 +81,20 @@ class SessionLog:
             pending = self._pending
             try:
                 end = await self._append(pending.op_id, self.next, pending.change, self.chats)
+            except StorageUnavailable:
+                pending.uncertain = True
+                raise
             except StorageFull:
-                self._pending = None
+                # It may have been applied before memory ran out: only its own answer tells.
+                if not pending.uncertain:
+                    self._pending = None
                 raise
             except JournalGap as gap:
-                await self.restore(gap.actual)
-                pending.op_id = self._next_op()
+                try:
+                    await self.restore(gap.actual)
+                finally:
+                    # What restores comes before it, even where its own outcome is not known.
+                    pending.op_id, pending.uncertain = self._next_op(), False
                 continue
             self._pending = None
             change = pending.change

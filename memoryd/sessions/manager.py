@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
-from memoryd.engine.errors import NoFreeSlot, StateRefused
+from memoryd.engine.errors import NoFreeSlot, StateRefused, TokenOutOfRange
 from memoryd.errors import (
     Draining,
     MemorydError,
@@ -166,7 +166,13 @@ class SessionManager:
             on_end=self._on_end,
         )
         await self._open_slot(actor, offset, arrays)
-        self.services.engine.feed(engine_key, tokens)
+        try:
+            self.services.engine.feed(engine_key, tokens)
+        except TokenOutOfRange as error:
+            await self.services.engine.close(engine_key)
+            raise StateCorrupt(
+                f"the journal of session {record.key.name!r} was refused: {error}", offset=offset
+            ) from error
         return actor
 
     async def _read_checkpoint(

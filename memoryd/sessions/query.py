@@ -15,7 +15,7 @@ from lalte.text import Role
 from memoryd.engine.errors import GenerationFailed
 from memoryd.engine.generation import Generation
 from memoryd.engine.messages import Finished, GenerateRequest, Started, Token
-from memoryd.errors import MemorydError, PromptTooLong, StorageUnavailable
+from memoryd.errors import BadArgument, MemorydError, PromptTooLong, StorageUnavailable
 from memoryd.sessions.actor import Position, SessionActor
 from memoryd.sessions.reply import Completion, FinishReason, Progress, ReplyEvent, ReplyText
 from memoryd.sessions.services import ReplyOptions
@@ -48,8 +48,8 @@ class Question:
 async def query(actor: SessionActor, question: Question) -> AsyncGenerator[ReplyEvent]:
     """Progress if asked for, then text, then one Completion. Closing it frees the copy's lane.
 
-    Raises GenerationChanged, OffsetBeyondEnd, InvalidUtf8Content, PromptTooLong, OwnershipLost,
-    SessionNotFound, StorageUnavailable.
+    Raises BadArgument where there is nothing to read, GenerationChanged, OffsetBeyondEnd,
+    InvalidUtf8Content, PromptTooLong, OwnershipLost, SessionNotFound, StorageUnavailable.
     """
     if question.min_offset is not None:
         actor.check_offset(question.min_offset)
@@ -63,6 +63,11 @@ async def query(actor: SessionActor, question: Question) -> AsyncGenerator[Reply
         reply_prefix=question.reply_prefix,
         raw=question.raw,
     )
+    if not prompt and not target:
+        raise BadArgument(
+            "question: nothing was appended yet, so give a question or a reply_prefix",
+            field="question",
+        )
     limit = actor.services.limits.max_prompt_tokens
     if len(prompt) > limit:
         raise PromptTooLong(

@@ -6,11 +6,13 @@ behind the last safe boundary wait in `TextState.tail` for what follows them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgpack
 
 from lalte.text import InvalidUtf8, Role, StreamEncoder, Tokenizer, TurnFormat
 from memoryd.errors import InvalidUtf8Content, TurnOpen
+from memoryd.sessions.packing import unpack
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,19 @@ class TextState:
 
     @classmethod
     def unpack(cls, packed: bytes) -> "TextState":
+        """Raises StateCorrupt."""
         if not packed:
             return cls()
-        started, role, writer, touched_ms, tail = msgpack.unpackb(packed)
-        return cls(started, None if role is None else Role(role), writer, touched_ms, tail)
+        return unpack(packed, cls._of_row, "open turn")
+
+    @classmethod
+    def _of_row(cls, row: list[Any]) -> "TextState":
+        started, role, writer, touched_ms, tail = row
+        if not (isinstance(writer, str) and isinstance(touched_ms, int)):
+            raise TypeError("writer and time of an open turn")
+        return cls(
+            bool(started), None if role is None else Role(role), writer, touched_ms, bytes(tail)
+        )
 
 
 class TextFramer:

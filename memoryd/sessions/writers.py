@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgpack
 
 from memoryd.errors import SequenceGap
+from memoryd.sessions.packing import unpack
 
 MAX_WRITERS = 16
 
@@ -31,9 +32,14 @@ class Writers:
 
     @classmethod
     def unpack(cls, packed: bytes) -> "Writers":
+        """Raises StateCorrupt."""
         if not packed:
             return cls()
-        return cls({writer: (seq, end, tail) for writer, seq, end, tail in msgpack.unpackb(packed)})
+        return unpack(
+            packed,
+            lambda rows: cls({str(writer): (int(a), int(b), int(c)) for writer, a, b, c in rows}),
+            "table of writers",
+        )
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb([[writer, *row] for writer, row in self._entries.items()])
