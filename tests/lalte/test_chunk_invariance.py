@@ -36,8 +36,12 @@ def make_tokens(seed, length=LENGTH):
     return torch.randint(0, 512, (length,), generator=torch.Generator().manual_seed(seed))
 
 
-def positions_kept(slots, slot=0):
-    return {(r.layer, r.head): r.positions for r in slots.retained(slot)}
+def positions_kept(slots, tokens, slot=0):
+    """(layer, head) -> positions retained, once their token ids are seen to be the stream's."""
+    kept = slots.retained(slot)
+    for row in kept:
+        assert row.token_ids == tokens[row.positions].tolist()
+    return {(row.layer, row.head): row.positions for row in kept}
 
 
 @cache
@@ -45,8 +49,9 @@ def in_one_pass(mix, grid, positions, seed=0, dtype=torch.float64):
     config = make_config(mix, grid, positions)
     model = random_model(config, 7, dtype)
     slots = StateSlots.allocate(config, 1, dtype)
-    logits = model(make_tokens(seed)[None], slots.view(0))[0]
-    return model, logits, positions_kept(slots)
+    tokens = make_tokens(seed)
+    logits = model(tokens[None], slots.view(0))[0]
+    return model, logits, positions_kept(slots, tokens)
 
 
 @variants
@@ -75,7 +80,7 @@ def test_any_cut_gives_the_same_logits_and_retained_tokens(mix, grid, positions,
         at += len(piece)
         assert slots.offsets == [at]
     torch.testing.assert_close(torch.cat(logits), expected, atol=1e-9, rtol=0)
-    assert positions_kept(slots) == kept
+    assert positions_kept(slots, make_tokens(0)) == kept
 
 
 @variants
@@ -84,7 +89,7 @@ def test_token_by_token_gives_the_same(mix, grid, positions):
     slots = StateSlots.allocate(model.config, 1, torch.float64)
     logits = torch.cat([model.step(t[None], slots.view(0)) for t in make_tokens(0)])
     torch.testing.assert_close(logits, expected, atol=1e-9, rtol=0)
-    assert positions_kept(slots) == kept
+    assert positions_kept(slots, make_tokens(0)) == kept
 
 
 @variants
@@ -134,7 +139,7 @@ def test_fp32_keeps_the_same_tokens_wherever_scores_are_apart():
         whole, cut = (StateSlots.allocate(config, 1, torch.float32) for _ in range(2))
         logits = model(tokens[None], whole.view(0))[0]
         stepped = torch.cat([model.step(t[None], cut.view(0)) for t in tokens])
-        assert positions_kept(whole) == positions_kept(cut) == oracle.kept
+        assert positions_kept(whole, tokens) == positions_kept(cut, tokens) == oracle.kept
         torch.testing.assert_close(logits, oracle.logits.float(), atol=1e-4, rtol=0)
         torch.testing.assert_close(stepped, logits, atol=1e-4, rtol=0)
     assert compared >= 3
