@@ -172,6 +172,8 @@ async def test_a_continued_reply_counts_on_behind_what_was_drawn(
     _, tokens, _ = await collect(sessions.engine.generate("a", asked))
     assert tokens == whole[3:]
     assert [draw.position for draw in runner.draws] == [3, 4]
+    await collect(sessions.engine.generate("a", request((1,), tokens=2, drawn=(500,))))
+    assert list(runner.draws[-1].history)[:2] == [1, 500]
     started, tokens, finished = await collect(
         sessions.engine.generate("a", request((1,), tokens=3, drawn=whole[:3]))
     )
