@@ -1,9 +1,12 @@
 """Daemons under test: the real `memoryd serve` in a process of its own."""
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.processes import ChildProcess
+from harness.redis_servers import RedisProcess
 from memoryd_client import Client
 
 
@@ -34,3 +37,15 @@ class DaemonProcess(ChildProcess):
 
     def client(self, **options: object) -> Client:
         return Client(self.address, **options)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Two daemons, a and b, on one server; tests keep to sessions of their own."""
+
+    redis: RedisProcess
+    a: DaemonProcess
+    b: DaemonProcess
+    on_a: Client
+    on_b: Client
+    third: Callable[..., DaemonProcess]  # starts one more, which its test may kill

@@ -18,10 +18,10 @@ class ChildProcess:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.log_path = log
-        self._log = log.open("ab")
-        self.process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=self._log, stderr=self._log
-        )
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command, env={**os.environ, **environment}, stdout=output, stderr=output
+            )
 
     @property
     def alive(self) -> bool:
@@ -54,7 +54,9 @@ class ChildProcess:
         """Returns when the kernel has stopped every thread."""
         self.signal(signal.SIGSTOP)
         stat = Path(f"/proc/{self.process.pid}/stat")
-        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the process stops")
+        wait_until(
+            lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the process stops"
+        )
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)
@@ -64,14 +66,11 @@ class ChildProcess:
         if self.alive:
             self.process.kill()
         self.process.wait(DEADLINE)
-        self._log.close()
 
     def terminate(self) -> int:
         """SIGTERM; the exit status."""
         self.signal(signal.SIGTERM)
-        status = self.process.wait(DEADLINE)
-        self._log.close()
-        return status
+        return self.process.wait(DEADLINE)
 
 
 def wait_until(condition: Any, what: str, deadline: float = DEADLINE) -> None:

@@ -2,11 +2,13 @@
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from harness.daemons import DaemonProcess
+from harness.daemons import Cluster, DaemonProcess
 from harness.redis_servers import RedisProcess, server_binaries
 from lalte.checkpoints.tiny import write_tiny_model
 from memoryd_client import Client
@@ -16,7 +18,9 @@ BINARIES = server_binaries()
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny", seed=0)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    write_tiny_model(folder, seed=0)
+    return folder
 
 
 @pytest.fixture
@@ -43,10 +47,52 @@ def client(daemon: DaemonProcess) -> Iterator[Client]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def _pair(tiny_model: Path) -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="mds"))
+    redis = RedisProcess(folder / "redis", BINARIES["valkey"])
+
+    def start(name: str, **settings: object) -> DaemonProcess:
+        given: dict[str, object] = {
+            "model": tiny_model,
+            "checkpoint_tokens": 256,
+            "redis_url": redis.url,
+            **settings,
+        }
+        return DaemonProcess(folder / name, **given)  # type: ignore[arg-type]
+
+    a, b = start("a"), start("b")
+    with a.client() as on_a, b.client() as on_b:
+        yield Cluster(redis, a, b, on_a, on_b, start)
+    for process in (a, b, redis):
+        process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
-def start_daemon(
-    tiny_model: Path, short_folder: Path
-) -> Iterator[Callable[..., DaemonProcess]]:
+def pair(_pair: Cluster) -> Iterator[Cluster]:
+    """Two daemons on one server, awake again after the test; `third` starts one more."""
+    started: list[DaemonProcess] = []
+
+    def third(**settings: object) -> DaemonProcess:
+        started.append(_pair.third(f"third{uuid.uuid4().hex[:8]}", **settings))
+        return started[-1]
+
+    yield replace(_pair, third=third)
+    for daemon in (_pair.a, _pair.b, *started):
+        daemon.resume()
+    for daemon in started:
+        daemon.kill()
+
+
+@pytest.fixture
+def name() -> str:
+    """A session's name that no other test uses."""
+    return uuid.uuid4().hex[:12]
+
+
+@pytest.fixture
+def start_daemon(tiny_model: Path, short_folder: Path) -> Iterator[Callable[..., DaemonProcess]]:
     """Starts daemons that this test may kill. name: the same name starts on the same folder."""
     started: list[DaemonProcess] = []
 

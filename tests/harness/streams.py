@@ -1,0 +1,55 @@
+"""Texts to stream, and what can be said of a session once its stream was read."""
+
+import random
+
+import redis
+
+from harness.processes import wait_until
+from memoryd.storage.keys import heartbeat_key
+from memoryd_client import Client, Retry, Sampling, Session
+
+CHUNK = 8  # of the tiny model
+GREEDY = Sampling(max_tokens=24)
+AT_ONCE = Retry(give_up_after=0)
+"""The first answer is the one to look at."""
+
+WORDS = (
+    "memory stream question answer daemon river mountain seven blue naïve Straße ключ 記憶 "
+    "there would always remember people between world never again"
+).split()
+
+
+def prose(seed: int, words: int) -> str:
+    """Words of one to six bytes a character, as a function of the seed."""
+    draw = random.Random(seed)
+    return " ".join(draw.choice(WORDS) for _ in range(words))
+
+
+def absorbed(client: Client, name: str) -> Session:
+    """The session once every whole chunk of its stream was read."""
+    found: list[Session] = []
+
+    def read() -> bool:
+        found[:] = [client.get_session(name)]
+        return found[0].absorbed_tokens == found[0].acked_tokens // CHUNK * CHUNK
+
+    wait_until(read, f"session {name!r} is absorbed")
+    return found[0]
+
+
+def memory(client: Client, name: str) -> tuple[int, int, str, list[int]]:
+    """Offset, bytes without tokens, checksum of the state, and a greedy answer.
+
+    Two sessions whose four are equal have read the same stream.
+    """
+    session = absorbed(client, name)
+    checksum = client.inspect(name, limit=1).state_checksum
+    reply = client.query(name, "What do you remember?", sampling=GREEDY)
+    reply.text()
+    assert reply.completion.usage.memory_tokens == session.acked_tokens
+    return session.acked_tokens, session.tail_bytes, checksum, reply.token_ids
+
+
+def forget_heartbeat(server: redis.Redis, daemon_id: str) -> None:
+    """What the passing of the heartbeat's time to live does."""
+    assert server.delete(heartbeat_key(daemon_id)) == 1

@@ -1,0 +1,140 @@
+"""What was said in a chat is remembered once, however often and at whatever daemon it is sent."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from harness.daemons import Cluster
+from harness.streams import AT_ONCE, GREEDY, absorbed, forget_heartbeat, memory, prose
+from memoryd.storage.keys import SessionKey
+from memoryd_client import FinishReason, RequestReused, Sampling
+
+MESSAGE = "Tell me about the river."
+DRAWN = Sampling(temperature=0.9, top_p=0.95, repetition_penalty=1.1, seed=11, max_tokens=80)
+
+
+def journal(pair: Cluster, name: str) -> list[int]:
+    """Token ids of the session's journal behind its checkpoint."""
+    generation = pair.on_a.get_session(name).generation
+    ids: list[int] = []
+    for _, fields in pair.redis.raw.xrange(SessionKey("default", name).journal(generation)):
+        ids += memoryview(fields[b"t"]).cast("I")
+    return ids
+
+
+def test_turn_and_reply_are_remembered(pair: Cluster, name: str) -> None:
+    client = pair.on_a
+    client.create_session(name)
+    start = client.append(name, "The river is long.").offset.tokens
+    reply = client.chat(name, MESSAGE, sampling=GREEDY)
+    assert reply.text()
+    done = reply.completion
+    count = len(reply.token_ids)
+    assert done.usage.completion_tokens == count == GREEDY.max_tokens
+    assert absorbed(client, name).offset == done.offset
+    stored = journal(pair, name)
+    assert len(stored) == done.offset.tokens
+    found = [at for at in range(len(stored)) if stored[at : at + count] == reply.token_ids]
+    assert len(found) == 1
+    assert start < found[0], "the user's turn comes first"
+    assert found[0] + count < len(stored), "the reply's turn is closed"
+    later = client.query(name, "And?", sampling=GREEDY)
+    later.text()
+    assert later.completion.usage.memory_tokens == done.offset.tokens
+
+
+def test_a_retry_replays_the_reply_and_appends_nothing(pair: Cluster, name: str) -> None:
+    client = pair.on_a
+    client.create_session(name)
+    first = client.chat(name, MESSAGE, request_id="r1", sampling=DRAWN)
+    text = first.text()
+    between = client.chat(name, "And the mountain?", request_id="r2", sampling=GREEDY)
+    between.text()
+    before = memory(client, name)
+    again = client.chat(name, MESSAGE, request_id="r1", sampling=DRAWN)
+    assert again.text() == text
+    assert again.completion.replayed
+    assert not first.completion.replayed
+    assert again.token_ids == first.token_ids
+    assert again.completion.finish_reason == first.completion.finish_reason
+    assert memory(client, name) == before
+    with pytest.raises(RequestReused):
+        client.chat(name, "Another message.", request_id="r1").text()
+    assert memory(client, name) == before
+
+
+def test_a_cancelled_chat_keeps_what_was_sent_and_closes_its_turn(
+    pair: Cluster, name: str
+) -> None:
+    client = pair.on_a
+    client.create_session(name)
+    reply = client.chat(name, MESSAGE, request_id="r", sampling=Sampling(max_tokens=1024))
+    heard = "".join(text for text, _ in zip(reply, range(3), strict=False))
+    reply.close()
+    # A writer that comes next waits for the end of the turn and is not refused.
+    after = client.append(name, "Enough.").offset.tokens
+    replay = client.chat(name, MESSAGE, request_id="r")
+    assert replay.text().startswith(heard)
+    assert replay.completion.replayed
+    assert replay.completion.finish_reason == FinishReason.CANCELLED
+    assert replay.completion.usage.completion_tokens < 1024
+    assert absorbed(client, name).acked_tokens == after
+
+
+def test_a_chat_cut_off_by_a_death_goes_on_where_it_was(pair: Cluster, name: str) -> None:
+    history = prose(seed=9, words=100)
+    control = f"{name}-control"
+    for session in (name, control):
+        pair.on_a.create_session(session)
+    doomed = pair.third(checkpoint_tokens=8)
+    with doomed.client(retry=AT_ONCE) as client:
+        daemon_id = client.get_stats().daemon_id
+        client.append(name, history)
+        reply = client.chat(name, MESSAGE, request_id="r", sampling=DRAWN)
+        heard = "".join(text for text, _ in zip(reply, range(4), strict=False))
+        doomed.kill()
+        reply.close()
+    forget_heartbeat(pair.redis.raw, daemon_id)
+    resumed = pair.on_b.chat(name, MESSAGE, request_id="r", sampling=DRAWN)
+    text = resumed.text()
+    assert text.startswith(heard)
+    assert resumed.completion.replayed
+
+    pair.on_b.append(control, history)
+    whole = pair.on_b.chat(control, MESSAGE, request_id="r", sampling=DRAWN)
+    assert whole.text() == text
+    assert whole.token_ids == resumed.token_ids
+    assert memory(pair.on_b, name) == memory(pair.on_b, control)
+
+
+def test_an_unfinished_reply_can_always_be_continued(pair: Cluster, name: str) -> None:
+    """A checkpoint that covers the whole journal leaves nothing to draw the next token from."""
+    eager = pair.third(checkpoint_tokens=8)
+    meta = SessionKey("default", name).meta
+    pair.on_a.create_session(name)
+    with eager.client() as client, ThreadPoolExecutor(1) as elsewhere:
+        reply = client.chat(name, MESSAGE, request_id="r", sampling=DRAWN)
+        finished = elsewhere.submit(reply.text)
+        while not finished.done():
+            end, covered, text = pair.redis.raw.hmget(meta, "next", "blob_offset", "text")
+            chatting = text is not None and b"\0chat:" in text
+            assert not (chatting and covered == end), f"at token {end} only a checkpoint is left"
+        assert finished.result()
+
+
+def test_other_writers_queue_behind_a_chat(pair: Cluster, name: str) -> None:
+    client = pair.on_a
+    client.create_session(name)
+    with ThreadPoolExecutor(2) as others:
+        reply = client.chat(name, MESSAGE, sampling=DRAWN)
+        next(iter(reply))
+        append = others.submit(client.append, name, "The blue mountain.")
+        chat = others.submit(lambda: client.chat(name, "And?", sampling=GREEDY).text())
+        reply.text()
+        assert append.result().offset.tokens > reply.completion.offset.tokens
+        assert chat.result()
+    assert reply.completion.usage.completion_tokens == DRAWN.max_tokens
+    stored = journal(pair, name)
+    count = len(reply.token_ids)
+    whole = [at for at in range(len(stored)) if stored[at : at + count] == reply.token_ids]
+    assert len(whole) == 1, "the reply stands in one piece"
