@@ -111,7 +111,7 @@ class LossyProxy:
 
     async def stop(self) -> None:
         self._server.close()
-        # The stores were closed before, so every link is at its end.
+        # The store behind it was closed before, so every link is at its end.
         await asyncio.gather(*self._links)
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -145,6 +145,15 @@ async def proxy(server: Server, tmp_path_factory) -> AsyncIterator[LossyProxy]:
     await proxy.start()
     yield proxy
     await proxy.stop()
+
+
+@pytest.fixture
+async def lossy(proxy: LossyProxy) -> AsyncIterator[Store]:
+    """A store whose connections break as the proxy's fate has it."""
+    store = Store(proxy.url, durability="everysec", deadline=60.0)
+    await store.open()
+    yield store
+    await store.close()
 
 
 @pytest.fixture

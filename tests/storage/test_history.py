@@ -9,7 +9,6 @@ import struct
 from memoryd.errors import OwnershipLost
 from memoryd.storage import connection
 from memoryd.storage.records import Lease
-from memoryd.storage.store import Store
 
 STEPS = 250
 CHUNK = 8
@@ -24,13 +23,11 @@ class Owner:
         self.op = 1
 
 
-async def test_nothing_acknowledged_is_lost_or_doubled(proxy, store, key, checkpoint, monkeypatch):
+async def test_nothing_acknowledged_is_lost_or_doubled(proxy, lossy, key, checkpoint, monkeypatch):
     monkeypatch.setattr(connection, "FIRST_DELAY", 0.0005)
     seed = random.randrange(2**32)
     print("seed", seed)  # noqa: T201
     rng = random.Random(seed)
-    lossy = Store(proxy.url, durability="everysec", deadline=60.0)
-    await lossy.open()
     proxy.fate = lambda _: rng.choices(["answered", "answer lost", "request lost"], [8, 1, 1])[0]
 
     acknowledged: list[int] = []
@@ -97,4 +94,3 @@ async def test_nothing_acknowledged_is_lost_or_doubled(proxy, store, key, checkp
             assert kept == acknowledged[len(acknowledged) - len(kept) :]
             assert len(kept) >= len(acknowledged) - committed
             assert (await lossy.read(key)).text == text
-    await lossy.close()

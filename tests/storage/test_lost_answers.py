@@ -5,21 +5,12 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import AsyncIterator
 
 import pytest
 
 from memoryd.errors import StorageUnavailable
 from memoryd.storage.keys import SessionKey
 from memoryd.storage.store import Store
-
-
-@pytest.fixture
-async def lossy(proxy) -> AsyncIterator[Store]:
-    store = Store(proxy.url, durability="everysec")
-    await store.open()
-    yield store
-    await store.close()
 
 
 async def test_every_operation_survives_a_lost_answer(proxy, lossy, store, key, append, checkpoint):
