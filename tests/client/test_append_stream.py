@@ -201,6 +201,21 @@ def test_acks_arrive_while_a_slow_source_goes_on(server, connect):
     assert acked
 
 
+def test_an_ack_that_says_nothing_new_is_not_reported(server, connect):
+    journal = Journal()
+
+    def stammering(requests, context):
+        for request in requests:
+            for response in journal.handle(iter([request]), context):
+                yield response
+                yield response
+
+    server.on("AppendStream", stammering)
+    acked = []
+    connect(server.target).append_stream("s", ["a", "b", "c"], window=1, on_ack=acked.append)
+    assert [ack.seq for ack in acked] == [1, 2, 3, 4]
+
+
 def test_turns_and_documents_stand_for_themselves(server, connect):
     journal = Journal()
     server.on("AppendStream", journal.handle)
