@@ -466,6 +466,21 @@ async def test_books_that_contradict_the_slots_stop_the_engine_loudly(
         await sessions.open("b")
 
 
+async def test_a_broken_loop_fails_its_replies_and_sessions(
+    sessions: Sessions, runner: ListRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sessions.open("a")
+    monkeypatch.setattr(runner, "move_lane", lambda *_: 1 / 0)
+    replies = [sessions.engine.generate("a", request((n,), tokens=10**6)) for n in (1, 2)]
+    for reply in replies:
+        await anext(reply)
+        await anext(reply)
+    replies[0].cancel()
+    with pytest.raises(GenerationFailed, match="ZeroDivisionError"):
+        await collect_rest(replies[1])
+    await until(lambda: "a" in sessions.failures, "the failure to be told")
+
+
 async def test_a_failed_load_comes_out_of_start(options: EngineOptions) -> None:
     def load() -> ListRunner:
         raise FileNotFoundError("no weights")
