@@ -15,11 +15,11 @@ import torch
 
 from lalte.checkpoints.load import load_model
 from lalte.checkpoints.tiny import write_tiny_model
-from lalte.state import StateSlots, nbytes
+from lalte.state import Array, StateSlots, nbytes
 from memoryd.engine.engine import Engine
 from memoryd.engine.errors import GenerationFailed, StateRefused
 from memoryd.engine.messages import EngineOptions, GenerateRequest, Sampling
-from memoryd.engine.runner import ModelRunner
+from memoryd.engine.runner import ModelRunner, _is_finite
 from tests.engine.list_model import Sessions, collect, until
 
 if TYPE_CHECKING:
@@ -259,6 +259,16 @@ async def test_a_state_that_became_infinite_is_not_handed_out(
         with pytest.raises(GenerationFailed, match="not finite"):
             await collect(engine.generate("a", greedy([1], 3)))
         await engine.stop()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 3e38])
+def test_one_value_that_is_not_finite_is_found(dtype: torch.dtype, value: float) -> None:
+    tensor = torch.ones(5, dtype=dtype)
+    tensor[3] = value
+    data = tensor.view(torch.uint8).numpy().tobytes()
+    array = Array(str(dtype).removeprefix("torch."), (5,), data)
+    assert _is_finite(array) == bool(tensor.isfinite().all())
 
 
 async def test_inspection_shows_what_the_heads_keep_best_first(
