@@ -3,5 +3,6 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread_and_one_seed():
     torch.set_num_threads(1)
+    torch.manual_seed(20)
