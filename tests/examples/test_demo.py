@@ -11,7 +11,8 @@ DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
 def test_demo_survives_the_kill_and_shows_its_figures(tmp_path: Path) -> None:
-    model = write_tiny_model(tmp_path / "tiny", seed=0)
+    model = tmp_path / "tiny"
+    write_tiny_model(model, seed=0)
     run = subprocess.run(
         [sys.executable, DEMO, "--model", model, "--characters", "12000"],
         capture_output=True,
