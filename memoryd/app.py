@@ -90,15 +90,16 @@ class Daemon:
         from memoryd.sessions.manager import SessionManager
         from memoryd.sessions.services import Limits, Services
         from memoryd.sessions.text import TextFramer
-        from memoryd.storage.blobs import BlobStore
+        from memoryd.storage.blobs import PART_BYTES, BlobStore
         from memoryd.storage.store import Store
 
         settings, info = self.settings, self._info
         self._store = Store(url, durability=durability, deadline=settings.storage_deadline)
         await self._store.open()
         self._stack.push_async_callback(self._store.close)
-        # Every lane of work may be writing a checkpoint when memory runs out.
-        self._store.reserve_bytes = 4 * info.state_bytes
+        # Checkpoints may be under way when memory runs out, and each part of one stands in the
+        # server's input buffer before it stands in its hash.
+        self._store.reserve_bytes = 4 * (info.state_bytes + 2 * PART_BYTES)
         blobs = BlobStore(url)
         self._stack.push_async_callback(blobs.close)
         tokenizer = Tokenizer.load(folder)

@@ -1,5 +1,6 @@
 """The gRPC server: services, health, reflection, and its transport settings."""
 
+import socket
 from typing import Any
 
 import grpc
@@ -51,6 +52,20 @@ def transport_options(settings: Settings) -> list[tuple[str, Any]]:
     return options
 
 
+def _try_to_bind(host: str, port: int, listen: str) -> None:
+    """Raises SettingsError with the system's reason, which grpc prints and does not give."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {listen} ({error.strerror}): stop what listens there, or choose "
+            "another --listen"
+        ) from None
+
+
 class Server:
     """Binds first, serves when everything behind it stands."""
 
@@ -58,12 +73,8 @@ class Server:
         self._server = grpc.aio.server(options=transport_options(settings))
         self._health = health.aio.HealthServicer()
         host, _, port = settings.listen.rpartition(":")
-        try:
-            self.port = self._server.add_insecure_port(settings.listen)
-        except RuntimeError:
-            raise SettingsError(
-                f"{settings.listen} is in use: stop what listens there, or choose another --listen"
-            ) from None
+        _try_to_bind(host.strip("[]"), int(port), settings.listen)
+        self.port = self._server.add_insecure_port(settings.listen)
         self.address = f"{host}:{self.port}" if port == "0" else settings.listen
 
     async def start(self, services: Host) -> None:
