@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+
 from harness.processes import wait_until
 from memoryd_proto.errors import ERRORS, Reason
 from memoryd_proto.v1 import (
@@ -56,7 +57,7 @@ class Calls:
         if key:
             self.metadata["authorization"] = f"Bearer {key}"
 
-    def __enter__(self) -> "Calls":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -95,12 +96,12 @@ class Calls:
         content: bytes,
         *,
         role: int = types_pb2.ROLE_DOCUMENT,
-        open: bool = False,
+        is_open: bool = False,
         timeout: float = CALL_SECONDS,
         **fields: Any,
     ) -> memory_pb2.AppendResponse:
         request = memory_pb2.AppendRequest(
-            session=session, pieces=[piece(content, role=role, open=open)], **fields
+            session=session, pieces=[piece(content, role=role, is_open=is_open)], **fields
         )
         return self.call(self.memory.Append, request, timeout)
 
@@ -137,17 +138,15 @@ class Calls:
 
 
 def piece(
-    content: bytes, *, role: int = types_pb2.ROLE_DOCUMENT, open: bool = False
+    content: bytes, *, role: int = types_pb2.ROLE_DOCUMENT, is_open: bool = False
 ) -> types_pb2.Piece:
-    return types_pb2.Piece(role=role, content=content, open=open)
+    return types_pb2.Piece(role=role, content=content, open=is_open)
 
 
 def refusal(call: Callable[[], Any]) -> Refusal:
-    """How a call that must fail fails; a stream is read to its end."""
+    """How a call that must fail fails."""
     with pytest.raises(grpc.RpcError) as caught:
-        answer = call()
-        if isinstance(answer, Iterable):
-            list(answer)
+        call()
     error: Any = caught.value
     reason, facts, retry_after = "", {}, None
     for name, value in error.trailing_metadata() or ():

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+
 from harness.calls import Calls, Held, piece, refusal, refused_for
 from harness.daemons import DaemonProcess
 from memoryd_proto.errors import Reason
