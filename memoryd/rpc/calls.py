@@ -232,7 +232,8 @@ def streaming(
     ) -> Callable[[Any, Any, Context], AsyncIterator[Response]]:
         @functools.wraps(handler)
         async def handle(self: Servicer, request: Any, context: Context) -> AsyncIterator[Response]:
-            requests = None if isinstance(request, Message) else Replayable(request)
+            draining = self.host.draining
+            requests = None if isinstance(request, Message) else Requests(request, draining)
             try:
                 with _entered(self, context, path) as call:
                     try:
@@ -242,15 +243,16 @@ def streaming(
                             async for response in responses:
                                 yield response
                     except Elsewhere as owner:
-                        if requests is not None:
-                            requests.rewind()
+                        sent = request if requests is None else requests.passed_on()
                         async with aclosing(
                             self.host.peers.stream(
-                                owner.address, path, requests or request, response_type, context
+                                owner.address, path, sent, response_type, context
                             )
-                        ) as passed_on:
-                            async for forwarded in passed_on:
+                        ) as responses:
+                            async for forwarded in responses:
                                 yield forwarded  # type: ignore[misc]
+                        if requests is not None and requests.cut_off is not None:
+                            raise requests.cut_off from None
             except asyncio.CancelledError as cancelled:
                 await _fail(context, _cut_off(self, cancelled))
             except Exception as error:  # noqa: BLE001  the edge: each becomes a status
@@ -261,26 +263,48 @@ def streaming(
     return decorate
 
 
-class Replayable(AsyncIterator[Any]):
-    """A stream of requests whose first one can be given again, to whoever owns its session."""
+class Requests(AsyncIterator[Any]):
+    """A stream of requests; raises Draining where the daemon drains before the next one comes."""
 
-    def __init__(self, requests: AsyncIterable[Any]) -> None:
+    def __init__(self, requests: AsyncIterable[Any], draining: asyncio.Event) -> None:
+        self.cut_off: Draining | None = None
         self._requests = aiter(requests)
+        self._draining = draining
         self._first: Any = None
-        self._again = False
 
-    def __aiter__(self) -> "Replayable":
+    def __aiter__(self) -> "Requests":
         return self
 
     async def __anext__(self) -> Any:
-        if self._again:
-            self._again = False
-            return self._first
-        request = await anext(self._requests)
+        coming = asyncio.ensure_future(anext(self._requests, None))
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait({coming, draining}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                self.cut_off = Draining(
+                    "this daemon is shutting down; go on behind the last ack at another one",
+                    retry_after=0.5,
+                )
+                raise self.cut_off
+        finally:
+            coming.cancel()
+            draining.cancel()
+        request = coming.result()
+        if request is None:
+            raise StopAsyncIteration
         if self._first is None:
             self._first = request
         return request
 
-    def rewind(self) -> None:
-        """Gives the first request once more; only it may have been read."""
-        self._again = self._first is not None
+    async def passed_on(self) -> AsyncGenerator[Any]:
+        """All requests for the session's owner, of which only the first one may have been read.
+
+        Ends where the daemon drains, so that the owner acknowledges what it was sent.
+        """
+        if self._first is not None:
+            yield self._first
+        try:
+            async for request in self:
+                yield request
+        except Draining:
+            return

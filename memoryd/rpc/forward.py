@@ -12,6 +12,7 @@ from memoryd.rpc.status import DETAILS_KEY
 HOP_KEY = "memoryd-hop"
 _PASSED_ON = frozenset({"authorization", "x-request-id", "traceparent", "tracestate"})
 RETRY_SECONDS = 0.5
+MAX_RECONNECT_MS = 1000
 
 
 class RemoteError(Exception):
@@ -30,7 +31,8 @@ class Peers:
     """Connections to other daemons, kept open."""
 
     def __init__(self, options: Sequence[tuple[str, Any]]) -> None:
-        self._options = options
+        # A daemon that comes back at its address is to be found soon, not after grpc's two minutes.
+        self._options = (*options, ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS))
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from memoryd.errors import BadArgument, Draining, EmptyStream, InvalidUtf8Content, OwnershipLost
+from memoryd.errors import BadArgument, EmptyStream, InvalidUtf8Content, OwnershipLost
 from memoryd.rpc import convert
 from memoryd.rpc.calls import Call, Servicer, streaming, unary
 from memoryd.sessions.actor import SessionActor
@@ -88,8 +88,7 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
         requests: AsyncIterator[memory_pb2.AppendStreamRequest],
         window: "_Window",
     ) -> None:
-        """Hands messages to the actor while there is room; ends early when the daemon drains."""
-        draining = asyncio.ensure_future(self.host.draining.wait())
+        """Hands messages to the actor while there is room."""
         soft_limit = self.host.settings.backlog_soft_tokens
         message: memory_pb2.AppendStreamRequest | None = first
         try:
@@ -106,17 +105,8 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
                 await window.room(size)
                 append = actor.append(pieces, writer=writer, seq=seq, expected=None)
                 window.put(seq, size, asyncio.ensure_future(append))
-                coming = asyncio.ensure_future(anext(requests, None))
-                await asyncio.wait({coming, draining}, return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    coming.cancel()
-                    raise Draining(
-                        "this daemon is shutting down; go on behind the last ack at another one",
-                        retry_after=0.5,
-                    )
-                message = coming.result()
+                message = await anext(requests, None)
         finally:
-            draining.cancel()
             window.close()
 
     @streaming(_PATH + "Query", memory_pb2.QueryResponse)

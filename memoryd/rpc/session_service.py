@@ -50,8 +50,8 @@ class SessionService(Servicer, session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.GetSessionResponse:
         record, owner = await self._found(call, request.name)
         actor = self.manager.loaded(record.key)
-        if actor is not None and actor.generation != record.generation:
-            actor = None
+        if actor is not None and actor.record.lease != record.lease:
+            actor = None  # the session has moved on, and what this daemon holds is old
         if actor is not None:
             owner = self.host.address
         return session_pb2.GetSessionResponse(
@@ -119,6 +119,7 @@ class SessionService(Servicer, session_pb2_grpc.SessionServiceServicer):
         actor = await self.owned(call, request.name)
         piece = self.manager.services.tokenizer.piece
         with actor.used():
+            await actor.fence()
             try:
                 found = await actor.inspect(
                     tuple(request.layers), request.limit or DEFAULT_INSPECTED

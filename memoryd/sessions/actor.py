@@ -156,6 +156,11 @@ class SessionActor:
         return self._gone is None and not self._stopping
 
     @property
+    def gone(self) -> MemorydError | None:
+        """Why the actor has ended, or is about to."""
+        return self._gone
+
+    @property
     def idle(self) -> bool:
         """Nobody is waiting for anything: it may be written back and released."""
         return (

@@ -68,7 +68,7 @@ class _Chat:
             self.out.put_nowait(error)
         except GenerationFailed as error:
             failure = MemorydError(f"the reply broke off: {error.reason}; retry with the same id")
-            self.out.put_nowait(failure)
+            self.out.put_nowait(self.actor.gone or failure)
         except BaseException:
             self.out.put_nowait(MemorydError("the reply broke off inside the daemon; see its log"))
             raise

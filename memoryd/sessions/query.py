@@ -151,7 +151,10 @@ async def _answer(
             elif isinstance(event, Finished):
                 finish = event.reason
     except GenerationFailed as error:
-        raise MemorydError(f"no answer could be written: {error.reason}") from error
+        # A slot that was lost takes waiting replies with it; why it was lost is the better reason.
+        await fence
+        failure = MemorydError(f"no answer could be written: {error.reason}")
+        raise actor.gone or failure from error
     if stale is None:
         stale = await fence
     reply.finish()

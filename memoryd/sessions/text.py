@@ -104,10 +104,10 @@ class TextFramer:
                 added, state = self._append_one(state, piece, writer=writer, now_ms=now_ms)
             except InvalidUtf8 as error:
                 raise InvalidUtf8Content(
-                    f"piece {index}: byte {error.offset} is not UTF-8; "
+                    f"piece {index}: byte {_byte(error)} is not UTF-8; "
                     "nothing of this message was kept",
                     piece=index,
-                    byte=error.offset,
+                    byte=_byte(error),
                 ) from None
             tokens += added
         return tokens, state
@@ -169,8 +169,8 @@ class TextFramer:
             prefix = self._encoder.take(b"", reply_prefix, final=True).ids
         except InvalidUtf8 as error:
             raise InvalidUtf8Content(
-                f"byte {error.offset} of the question or its reply prefix is not UTF-8",
-                byte=error.offset,
+                f"byte {_byte(error)} of the question or its reply prefix is not UTF-8",
+                byte=_byte(error),
             ) from None
         return self._close_into(state) + turn + self._format.reply_prefix + prefix
 
@@ -185,3 +185,8 @@ class TextFramer:
     def encode(self, text: str) -> list[int]:
         """Tokens of plain text by itself."""
         return self._encoder.take(b"", text.encode(), final=True).ids
+
+
+def _byte(error: InvalidUtf8) -> int:
+    """Where the text goes wrong. A character begun earlier breaks at the first byte after it."""
+    return max(error.offset, 0)

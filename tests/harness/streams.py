@@ -42,6 +42,7 @@ def memory(client: Client, name: str) -> tuple[int, int, str, list[int]]:
 
     Two sessions whose four are equal have read the same stream.
     """
+    client.inspect(name, limit=1)  # a session that nobody holds is not being read
     session = absorbed(client, name)
     checksum = client.inspect(name, limit=1).state_checksum
     reply = client.query(name, "What do you remember?", sampling=GREEDY)

@@ -3,7 +3,7 @@
 import pytest
 from harness.processes import wait_until
 from harness.streams import GREEDY, absorbed, prose
-from memoryd_client import Client, Freshness, Role, Sampling
+from memoryd_client import Client, Freshness, Piece, Progress, Role, Sampling
 
 
 @pytest.mark.parametrize(
@@ -21,9 +21,9 @@ def test_a_query_leaves_the_session_as_it_was(
     client: Client, name: str, asking: dict[str, object]
 ) -> None:
     client.create_session(name)
-    # An open turn and bytes that are no whole character: the query closes it on its copy only.
-    text = prose(seed=1, words=60).encode()
-    stream = client.append_stream(name, iter([text, "é".encode()[:1]]), role=Role.USER)
+    # An open turn with bytes that are no token yet: the query closes it on its copy only.
+    stream = client.append(name, Piece(Role.USER, prose(seed=1, words=60) + " remem", open=True))
+    assert stream.tail_bytes > 0
     before = absorbed(client, name)
     checksum = client.inspect(name, limit=1).state_checksum
     reply = client.query(name, "What was said?", **asking)  # type: ignore[arg-type]
@@ -65,10 +65,19 @@ def test_a_cancelled_query_frees_its_lane(client: Client, name: str) -> None:
 
 def test_a_query_cancelled_while_it_waits_never_takes_a_lane(client: Client, name: str) -> None:
     client.create_session(name)
-    client.append(name, prose(seed=4, words=3000))
-    waiting = client.query(name, "And?", sampling=GREEDY, on_progress=lambda _: waiting.close())
-    waiting.text()
+    client.append(name, prose(seed=4, words=1200))
+
+    def leave(progress: Progress) -> None:
+        assert progress.absorbed_tokens < progress.target_tokens
+        raise CallerLeaves
+
+    with pytest.raises(CallerLeaves):
+        client.query(name, "And?", sampling=GREEDY, on_progress=leave).text()
     generated = client.get_stats().tokens_generated
     absorbed(client, name)
     stats = client.get_stats()
     assert (stats.lanes_used, stats.tokens_generated) == (0, generated)
+
+
+class CallerLeaves(Exception):
+    pass
