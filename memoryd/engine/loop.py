@@ -96,7 +96,7 @@ class Runner(Protocol):
     def read_and_draw(self, lane: int, tokens: Sequence[int], draw: Draw) -> int | None:
         """The first token of the reply, or None where the logits are not finite.
 
-        tokens may be empty where the session has absorbed some since it was reset or loaded.
+        tokens may be empty where the lane has read some before.
         """
         ...
 

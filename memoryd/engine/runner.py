@@ -47,10 +47,6 @@ class ModelRunner:
         self._threads = _threads(options)
         self._sessions = StateSlots.allocate(model.config, options.slots, dtype=dtype)
         self._lanes = StateSlots.allocate(model.config, options.lanes, dtype=dtype)
-        # The model's last row behind each slot's and lane's tokens, where it was seen: a reply
-        # with nothing of its own to read starts from it. It is no part of the state.
-        self._session_rows: list[torch.Tensor | None] = [None] * options.slots
-        self._lane_rows: list[torch.Tensor | None] = [None] * options.lanes
 
     @classmethod
     def load(cls, folder: Path, options: EngineOptions) -> ModelRunner:
@@ -83,7 +79,6 @@ class ModelRunner:
     # Sessions.
 
     def reset(self, slot: int) -> None:
-        self._session_rows[slot] = None
         self._sessions.reset(slot)
 
     def load_slot(self, slot: int, arrays: Mapping[str, Array], offset: int) -> None:
@@ -93,7 +88,6 @@ class ModelRunner:
         }
         if offset % self.info.chunk:
             raise StateRefused(f"offset {offset} is not a multiple of {self.info.chunk}")
-        self._session_rows[slot] = None
         try:
             self._sessions.load_arrays(slot, state, offset)
         except StateError as error:
@@ -133,19 +127,15 @@ class ModelRunner:
 
     def absorb(self, items: Sequence[AbsorbItem]) -> None:
         tokens = torch.tensor([item.tokens for item in items], dtype=torch.int64)
-        rows = self._model.absorb(tokens, [self._sessions.view(item.slot) for item in items])
-        for item, row in zip(items, rows, strict=True):
-            self._session_rows[item.slot] = row.clone()
+        self._model.absorb(tokens, [self._sessions.view(item.slot) for item in items])
 
     # Lanes.
 
     def copy_to_lane(self, slot: int, lane: int) -> None:
         copy_slot(self._sessions, slot, self._lanes, lane)
-        self._lane_rows[lane] = self._session_rows[slot]
 
     def move_lane(self, source: int, target: int) -> None:
         copy_slot(self._lanes, source, self._lanes, target)
-        self._lane_rows[target] = self._lane_rows[source]
 
     def read(self, lane: int, tokens: Sequence[int]) -> None:
         self._extend(lane, tokens)
@@ -154,10 +144,7 @@ class ModelRunner:
         if tokens:
             logits = self._extend(lane, tokens)
         else:
-            row = self._lane_rows[lane]
-            if row is None:
-                raise ValueError("nothing to read, and the row behind the state was not seen")
-            logits = self._model.predict(row)
+            logits = self._model.last_logits(self._lanes.view(lane))[0]
         return _draw(logits[None], [draw])[0]
 
     def decode(self, tokens: Sequence[int], draws: Sequence[Draw]) -> list[int | None]:

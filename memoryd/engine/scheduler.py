@@ -27,15 +27,11 @@ PREFILLS_PER_ABSORB = 8
 
 @dataclass
 class Session:
-    """absorbed: tokens in the slot, a multiple of the chunk; backlog: the fed tokens behind it.
-
-    opened_at: tokens in the slot when it was opened.
-    """
+    """absorbed: tokens in the slot, a multiple of the chunk; backlog: the fed tokens behind it."""
 
     number: int
     slot: int
     absorbed: int
-    opened_at: int
     backlog: list[int] = field(default_factory=list)
 
     @property
@@ -145,7 +141,7 @@ class Scheduler:
         if not self._free_slots:
             return None
         slot = self._free_slots.popleft()
-        self._sessions[number] = Session(number, slot, offset, offset)
+        self._sessions[number] = Session(number, slot, offset)
         return slot
 
     def feed(self, number: int, tokens: Sequence[int]) -> None:
@@ -170,13 +166,8 @@ class Scheduler:
         if request.include_backlog:
             target = session.fed
             goal = target - target % self._chunk
-        copied_at = session.absorbed if goal is None else goal
-        # A loaded state does not say what follows it until a token was read behind it.
-        if not request.prompt and goal == target and copied_at == session.opened_at:
-            raise GenerationFailed(
-                "there is nothing to read: the prompt is empty, and so is what was fed since the "
-                "session was opened; give a prompt of at least one token"
-            )
+        if not (request.prompt or session.absorbed or target):
+            raise GenerationFailed("there is nothing to read: stream and prompt are empty")
         self._waiting[generation] = WaitingGeneration(
             generation, session_number, request.prompt, goal, target
         )

@@ -140,13 +140,12 @@ class LaLTE(nn.Module):
             self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype, device)
 
     @torch.no_grad()
-    def absorb(self, tokens: torch.Tensor, views: Sequence[StateView]) -> torch.Tensor:
+    def absorb(self, tokens: torch.Tensor, views: Sequence[StateView]) -> None:
         """Advance committed states by whole blocks: the only way to a committed state.
 
         tokens: int64 [sessions, m * C]. views: one slot each, at committed offsets, which may
         differ. The resulting states are the same bits for any m and any company in the batch
-        (bf16 with C >= 8, one numerics fingerprint). Returns each session's last row
-        [sessions, hidden], for `predict`.
+        (bf16 with C >= 8, one numerics fingerprint).
         """
         self._check(tokens, 2)
         chunk = self.config.chunk
@@ -155,12 +154,17 @@ class LaLTE(nn.Module):
         for view in views:
             if view.offsets[0] % chunk:
                 raise ValueError(f"absorb needs a committed state, not offset {view.offsets[0]}")
-        return self._run(tokens, views)[:, -1]
+        self._run(tokens, views)
 
     @torch.no_grad()
-    def predict(self, last: torch.Tensor) -> torch.Tensor:
-        """Logits [..., vocab] behind the tokens whose rows [..., hidden] `absorb` returned."""
-        return self._head(last)
+    def last_logits(self, view: StateView) -> torch.Tensor:
+        """Return the logits after the last token that each lane has consumed: [lanes, vocab].
+
+        Raises ValueError for a lane at the start of its stream.
+        """
+        if not all(view.offsets):
+            raise ValueError("there are no logits before the first token of a stream")
+        return self._head(view.last_row)
 
     @torch.no_grad()
     def extend(self, tokens: torch.Tensor, view: StateView) -> torch.Tensor:
@@ -200,6 +204,7 @@ class LaLTE(nn.Module):
             inputs = tuple(y[:, None] for y in block.attn.project(block.attn_norm(x)))
             mixed = block.attn.advance(inputs, view.layer(index), where)
             x = block.finish(x, mixed[:, 0])
+        view.last_row.copy_(x)
         view.advance(1)
         for lane, start, rows in zip(lanes, starts, filled, strict=True):
             if rows + 1 == chunk:
@@ -262,7 +267,10 @@ class LaLTE(nn.Module):
             end = lane.offsets[0]
             recent = ids[end - end % chunk - open_start :]
             lane.tokens[0, : recent.shape[0]] = recent
-        return x.view(count, n, -1)
+        hidden = x.view(count, n, -1)
+        for row, lane in zip(hidden[:, -1], lanes, strict=True):
+            lane.last_row[0] = row
+        return hidden
 
     def _advance(
         self,

@@ -186,16 +186,31 @@ def test_absorbing_gets_a_turn_among_endless_prompts() -> None:
     prefill(books)
 
 
-@pytest.mark.parametrize("offset", [0, 3 * CHUNK])
-def test_an_empty_prompt_needs_tokens_read_since_the_session_was_opened(offset: int) -> None:
+def test_an_empty_prompt_needs_a_stream() -> None:
     books = scheduler(lanes=1)
-    books.open(1, offset)
+    books.open(1, 0)
     for backlog in (True, False):
         with pytest.raises(GenerationFailed, match="nothing to read"):
             books.submit(7, 1, ask(backlog=backlog))
     books.feed(1, range(CHUNK))
     with pytest.raises(GenerationFailed, match="nothing to read"):
         books.submit(7, 1, ask(backlog=False))
+
+
+def test_a_loaded_state_needs_no_prompt() -> None:
+    books = scheduler(lanes=1)
+    books.open(1, 3 * CHUNK)
+    books.submit(7, 1, ask())
+    admission = books.admit()
+    assert admission is not None
+    assert (admission.memory_tokens, admission.prompt_tokens) == (3 * CHUNK, 0)
+
+
+def test_an_empty_prompt_reads_what_was_fed() -> None:
+    offset = 3 * CHUNK
+    books = scheduler(lanes=1)
+    books.open(1, offset)
+    books.feed(1, range(CHUNK))
     books.submit(7, 1, ask())
     absorb(books)
     admission = books.admit()

@@ -29,6 +29,7 @@ _DTYPES = {
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 TOKENS = "tokens"  # the ids of the last `token_window` tokens, shared by all layers
+LAST_ROW = "last_row"  # the last layer's output for the last token
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def array_specs(config: ModelConfig, dtype: torch.dtype, offset: int) -> list[Ar
     ]
     if config.token_window:
         specs.append(ArraySpec(TOKENS, torch.int32, (config.token_window,)))
+    specs.append(ArraySpec(LAST_ROW, dtype, (config.hidden_size,)))
     return specs
 
 

@@ -9,7 +9,7 @@ import torch
 import xxhash
 
 from lalte.config import LTEConfig
-from lalte.state.arrays import TOKENS, layer_tensors, to_array, write_layer
+from lalte.state.arrays import LAST_ROW, TOKENS, layer_tensors, to_array, write_layer
 from lalte.state.checks import check_committed, verify
 from lalte.state.errors import StateError
 from lalte.state.tensors import FullState, LTEState, allocate_layer, clear, grow, narrow
@@ -37,7 +37,9 @@ class StateSlots:
     """The states of `count` sessions of one model.
 
     layers: one named tuple of tensors per layer. tokens: int32 [count, token_window + chunk], the
-    ids of the last tokens, the open block's last. offsets: tokens consumed, per slot.
+    ids of the last tokens, the open block's last. last_row: [count, hidden], the last
+    layer's output for the last token consumed: what a reply without a prompt starts from.
+    offsets: tokens consumed, per slot.
     scratch_valid: per slot, whether the scratch tensors fit the rest; the model renews them.
     """
 
@@ -53,6 +55,7 @@ class StateSlots:
         self.tokens = torch.zeros(
             count, config.token_window + config.chunk, dtype=torch.int32, device=device
         )
+        self.last_row = torch.zeros(count, config.hidden_size, dtype=dtype, device=device)
         self.offsets = [0] * count
         self.scratch_valid = [True] * count
 
@@ -70,7 +73,7 @@ class StateSlots:
     @property
     def resident_bytes(self) -> int:
         """Memory that all slots hold, scratch included."""
-        tensors = [self.tokens, *(x for state in self.layers for x in state)]
+        tensors = [self.tokens, self.last_row, *(x for state in self.layers for x in state)]
         return sum(x.numel() * x.element_size() for x in tensors)
 
     def view(self, first: int, last: int | None = None) -> StateView:
@@ -83,6 +86,7 @@ class StateSlots:
         for index in range(len(self.layers)):
             clear(view.layer(index))
         view.tokens.zero_()
+        view.last_row.zero_()
         self.offsets[slot] = 0
         self.scratch_valid[slot] = True
 
@@ -109,6 +113,7 @@ class StateSlots:
         }
         if self.config.token_window:
             tensors[TOKENS] = view.tokens[0, : self.config.token_window]
+        tensors[LAST_ROW] = view.last_row[0]
         return {name: to_array(tensor) for name, tensor in tensors.items()}
 
     def load_arrays(self, slot: int, arrays: Mapping[str, Array], offset: int) -> None:
@@ -124,6 +129,7 @@ class StateSlots:
             write_layer(index, layer, view.layer(index), tensors, offset)
         if self.config.token_window:
             view.tokens[0, : self.config.token_window] = tensors[TOKENS]
+        view.last_row[0] = tensors[LAST_ROW]
         self.offsets[slot] = offset
         self.scratch_valid[slot] = offset == 0
 
@@ -177,6 +183,11 @@ class StateView:
         """Ids of the last tokens, int32 [lanes, token_window + chunk]."""
         return self.slots.tokens[self.first : self.last]
 
+    @property
+    def last_row(self) -> torch.Tensor:
+        """The last layer's output for the last token, [lanes, hidden]."""
+        return self.slots.last_row[self.first : self.last]
+
     def lane(self, index: int) -> StateView:
         return StateView(self.slots, self.first + index, self.first + index + 1)
 
@@ -199,6 +210,7 @@ def copy_slot(source: StateSlots, i: int, target: StateSlots, j: int) -> None:
         for old, new in zip(old_view.layer(index), new_view.layer(index), strict=True):
             _copy_rows(old, new)
     new_view.tokens.copy_(old_view.tokens)
+    new_view.last_row.copy_(old_view.last_row)
     target.offsets[j] = source.offsets[i]
     target.scratch_valid[j] = source.scratch_valid[i]
 
