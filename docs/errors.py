@@ -1,10 +1,11 @@
-"""Writes errors.md beside it from the table, the daemon's exceptions and the client's.
+"""Writes errors.md beside it: the table, the daemon's exceptions and the client's, and situations.
 
     python docs/errors.py
 
 A test compares the result with the file, so that the page cannot fall behind the code.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import memoryd.errors
@@ -12,6 +13,7 @@ import memoryd_client
 from memoryd_proto.errors import DOMAIN, ERRORS, Reason
 
 PAGE = Path(__file__).with_suffix(".md")
+SITUATIONS = Path(__file__).with_name("error_situations.txt")
 
 EXAMPLES = {
     Reason.BAD_ARGUMENT: "seq: number the writer's messages 1, 2, 3, ...",
@@ -102,6 +104,46 @@ A reason that a client does not know yet, because the daemon is newer, arrives a
 `MemorydError` with `reason`, `facts` and `code` filled in.
 """
 
+SITUATIONS_HEAD = """
+## What leads to which
+
+A call that is refused loses nothing: the session holds what was acknowledged before, to the bit.
+Each row is held by the test it names.
+
+| situation | status code | reason | sentence | test |
+|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A row of error_situations.txt; `test` is a path from the repository's root and a name."""
+
+    situation: str
+    outcome: str
+    test: str
+    sentence: str
+
+
+def situations() -> list[Situation]:
+    """All rows, in the file's order."""
+    rows = []
+    for line in SITUATIONS.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            what, outcome, test, *sentence = line.split(" | ")
+            if not sentence:
+                sentence = [EXAMPLES[Reason(outcome)]]
+            path = test if test.startswith("tests/") else f"tests/service/{test}"
+            rows.append(Situation(what, outcome, path, *sentence))
+    return rows
+
+
+def _row(row: Situation) -> str:
+    known = row.outcome in ERRORS
+    code = ERRORS[Reason(row.outcome)].code.name if known else row.outcome
+    reason = f"`{row.outcome}`" if known else "-"
+    return f"| {row.situation} | {code} | {reason} | {row.sentence} | `{row.test}` |\n"
+
 
 def render() -> str:
     """The page."""
@@ -123,7 +165,15 @@ def render() -> str:
         for reason, spec in ERRORS.items()
     ]
     examples = [f"- `{reason}`: {EXAMPLES[reason]}\n" for reason in ERRORS]
-    return HEAD + "".join(rows) + "\n## How each reads\n\n" + "".join(examples) + TRANSPORT
+    return (
+        HEAD
+        + "".join(rows)
+        + "\n## How each reads\n\n"
+        + "".join(examples)
+        + TRANSPORT
+        + SITUATIONS_HEAD
+        + "".join(map(_row, situations()))
+    )
 
 
 if __name__ == "__main__":
