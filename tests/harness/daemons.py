@@ -33,7 +33,11 @@ class DaemonProcess(ChildProcess):
             [sys.executable, "-m", "memoryd", "serve"], environment, folder / "daemon.log"
         )
         earlier = len(self.events("ready")) if already else 0
-        self.address = str(self.wait_for("ready", earlier + 1)["address"])
+        try:
+            self.address = str(self.wait_for("ready", earlier + 1)["address"])
+        except BaseException:
+            self.kill()
+            raise
 
     def client(self, **options: object) -> Client:
         return Client(self.address, **options)  # type: ignore[arg-type]

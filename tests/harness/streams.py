@@ -2,7 +2,9 @@
 
 import random
 
+import grpc
 import redis
+from google.rpc import error_details_pb2, status_pb2
 
 from harness.processes import wait_until
 from memoryd.storage.keys import heartbeat_key
@@ -14,9 +16,10 @@ AT_ONCE = Retry(give_up_after=0)
 """The first answer is the one to look at."""
 
 WORDS = (
-    "memory stream question answer daemon river mountain seven blue naïve Straße ключ 記憶 "
-    "there would always remember people between world never again"
-).split()
+    *("memory", "stream", "question", "answer", "daemon", "river", "mountain", "seven", "blue"),
+    *("naïve", "Straße", "ключ", "記憶", "there", "would", "always", "remember", "people"),
+    *("between", "world", "never", "again"),
+)
 
 
 def prose(seed: int, words: int) -> str:
@@ -54,3 +57,13 @@ def memory(client: Client, name: str) -> tuple[int, int, str, list[int]]:
 def forget_heartbeat(server: redis.Redis, daemon_id: str) -> None:
     """What the passing of the heartbeat's time to live does."""
     assert server.delete(heartbeat_key(daemon_id)) == 1
+
+
+def reason(error: grpc.RpcError) -> str:
+    """Why a bare call was refused, by the name that the daemon gives; "" where it gave none."""
+    packed = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    info = error_details_pb2.ErrorInfo()
+    for detail in status_pb2.Status.FromString(packed).details:
+        if detail.Unpack(info):
+            return str(info.reason)
+    return ""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from harness.daemons import Cluster, DaemonProcess
 from harness.redis_servers import RedisProcess, server_binaries
 from lalte.checkpoints.tiny import write_tiny_model

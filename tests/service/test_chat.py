@@ -63,9 +63,7 @@ def test_a_retry_replays_the_reply_and_appends_nothing(pair: Cluster, name: str)
     assert memory(client, name) == before
 
 
-def test_a_cancelled_chat_keeps_what_was_sent_and_closes_its_turn(
-    pair: Cluster, name: str
-) -> None:
+def test_a_cancelled_chat_keeps_what_was_sent_and_closes_its_turn(pair: Cluster, name: str) -> None:
     client = pair.on_a
     client.create_session(name)
     reply = client.chat(name, MESSAGE, request_id="r", sampling=Sampling(max_tokens=1024))

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from harness.daemons import DaemonProcess
 from harness.redis_servers import RedisProcess
 from harness.streams import forget_heartbeat, memory, prose

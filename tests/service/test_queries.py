@@ -1,6 +1,7 @@
 """Asking leaves the memory as it was, and a question that nobody waits for costs nothing."""
 
 import pytest
+
 from harness.processes import wait_until
 from harness.streams import GREEDY, absorbed, prose
 from memoryd_client import Client, Freshness, Piece, Progress, Role, Sampling
