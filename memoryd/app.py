@@ -60,6 +60,11 @@ class Daemon:
             self._engine = Engine(partial(ModelRunner.load, folder, options), options)
             self._info = await self._engine.start()
             self._stack.push_async_callback(self._engine.stop)
+            if settings.backlog_soft_tokens < self._info.chunk:
+                raise SettingsError(
+                    f"backlog_soft_tokens must be at least {self._info.chunk}: the model reads so "
+                    "many tokens at a time, and streams would wait for ever"
+                )
             await self._start_sessions(url, durability, folder)
             await self._start_heartbeat(url)
             await self._serve(durability, storage_name)

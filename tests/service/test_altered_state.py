@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,9 +101,17 @@ class World:
 @pytest.fixture(scope="module")
 def world(tiny_model: Path) -> Iterator[World]:
     """Sessions that were altered while no daemon ran, one a way, and a good one beside them."""
+    with ExitStack() as stack:
+        yield make_world(tiny_model, stack)
+
+
+def make_world(tiny_model: Path, stack: ExitStack) -> World:
     folder = Path(tempfile.mkdtemp(prefix="mds"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
     server = RedisProcess(folder / "redis", server_binaries()["valkey"])
+    stack.callback(server.kill)
     first = DaemonProcess(folder / "a", model=tiny_model, redis_url=server.url)
+    stack.callback(first.kill)
     with Calls(first.address) as calls:
         for name in ("good", *ALTERATIONS):
             calls.create(name)
@@ -114,11 +123,8 @@ def world(tiny_model: Path) -> Iterator[World]:
     for name, alter in ALTERATIONS.items():
         alter(Stored(server.raw, name))
     second = DaemonProcess(folder / "b", model=tiny_model, redis_url=server.url)
-    with Calls(second.address) as calls:
-        yield World(server, calls, good)
-    second.terminate()
-    server.kill()
-    shutil.rmtree(folder, ignore_errors=True)
+    stack.callback(second.kill)
+    return World(server, stack.enter_context(Calls(second.address)), good)
 
 
 @pytest.mark.parametrize("name", ALTERATIONS)

@@ -69,6 +69,13 @@ def test_a_redis_that_would_drop_sessions(short_folder, tiny_model):
         maxmemory="100mb",
         **{"maxmemory-policy": "allkeys-lru"},
     )
-    line = refusal_to_start(short_folder, model=tiny_model, redis_url=redis.url)
-    redis.kill()
+    try:
+        line = refusal_to_start(short_folder, model=tiny_model, redis_url=redis.url)
+    finally:
+        redis.kill()
     assert "noeviction" in line
+
+
+def test_a_backlog_limit_below_the_models_chunk(short_folder, tiny_model):
+    line = refusal_to_start(short_folder, model=tiny_model, backlog_soft_tokens=7)
+    assert "backlog_soft_tokens must be at least 8" in line

@@ -49,21 +49,24 @@ class World:
 def running(tiny_model: Path) -> Iterator[World]:
     folder = Path(tempfile.mkdtemp(prefix="mds"))
     redis = RedisProcess(folder / "redis", server_binaries()["valkey"])
-    daemon = DaemonProcess(
-        folder / "a",
-        model=tiny_model,
-        redis_url=redis.url,
-        slots=1,
-        storage_deadline=1.0,
-        backlog_soft_tokens=HARD_LIMIT,
-        backlog_hard_tokens=HARD_LIMIT,
-    )
-    with Calls(daemon.address) as calls:
-        world = World(folder, redis, daemon, calls)
-        yield world
-    daemon.kill()
-    world.redis.kill()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        daemon = DaemonProcess(
+            folder / "a",
+            model=tiny_model,
+            redis_url=redis.url,
+            slots=1,
+            storage_deadline=1.0,
+            backlog_soft_tokens=HARD_LIMIT,
+            backlog_hard_tokens=HARD_LIMIT,
+        )
+        with Calls(daemon.address) as calls:
+            world = World(folder, redis, daemon, calls)
+            yield world
+            redis = world.redis
+        daemon.kill()
+    finally:
+        redis.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
