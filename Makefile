@@ -16,7 +16,7 @@ help:
 	@echo "make test         every test"
 	@echo "make lint         formatting, types, the direction of imports, and whether the stubs are current"
 	@echo "make proto        regenerate the gRPC stubs"
-	@echo "make bench        the benchmarks; their figures go to bench/results"
+	@echo "make bench        the benchmarks; their figures go to bench/results and docs/results"
 	@echo "make clean        remove what the targets above made in this folder"
 
 setup: weights
@@ -48,12 +48,14 @@ demo: weights
 	@$(BIN)/python examples/demo.py
 
 test: weights
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -q
 
 lint: $(INSTALLED) proto-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd examples && ../$(BIN)/mypy --strict *.py
+	cd bench && ../$(BIN)/mypy --strict *.py
 	$(BIN)/lint-imports
 
 $(PROTO_INSTALLED): proto/requirements.txt
@@ -70,6 +72,7 @@ proto-check: $(PROTO_INSTALLED)
 bench: weights
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/ingest.py
+	$(BIN)/python bench/speed_table.py
 
 clean:
 	rm -rf .venv .venv-proto build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
