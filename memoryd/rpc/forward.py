@@ -101,7 +101,10 @@ def _translated(error: grpc.aio.AioRpcError, address: str) -> Exception:
     trailers = [
         (key, value) for key, value in error.trailing_metadata() or () if key == DETAILS_KEY
     ]
-    if error.code() is grpc.StatusCode.UNAVAILABLE and not trailers:
+    # INTERNAL is what grpc.aio makes of any status where a write failed as the call ended
+    # (github.com/grpc/grpc/issues/36066); asked again, the owner says what it was.
+    lost = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+    if error.code() in lost and not trailers:
         return OwnerUnreachable(
             f"the session's owner at {address} does not answer; retry until another takes over",
             retry_after=RETRY_SECONDS,

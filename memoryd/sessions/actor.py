@@ -126,9 +126,7 @@ class SessionActor:
             recent,
             on_tokens=self._on_tokens,
         )
-        self.checkpointer = Checkpointer(
-            services, record, engine_key, may_cover=self._checkpoint_may_cover
-        )
+        self.checkpointer = Checkpointer(services, record, engine_key)
         self.absorbed = absorbed
         self.last_used = time.monotonic()
         self.ended = asyncio.Event()
@@ -468,10 +466,6 @@ class SessionActor:
             return None
         tokens, text = self.services.framer.close(log.text)
         return Change(tokens, text, log.writers, log.chats)
-
-    def _checkpoint_may_cover(self, offset: int) -> bool:
-        """A reply under way goes on by reading the last tokens again: one must stay journaled."""
-        return offset < self.log.next or not self.log.text.writer.startswith(CHAT_WRITER)
 
     async def _checkpoint(self) -> None:
         try:

@@ -7,7 +7,6 @@ that dies in between leaves nothing but a key that expires.
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
 
 import structlog
 
@@ -24,23 +23,12 @@ RETRY_SECONDS = 5.0
 
 
 class Checkpointer:
-    """Checkpoints one session under one lease, one at a time.
+    """Checkpoints one session under one lease, one at a time."""
 
-    may_cover: whether the journal up to an offset may be trimmed now.
-    """
-
-    def __init__(
-        self,
-        services: Services,
-        record: SessionRecord,
-        engine_key: str,
-        *,
-        may_cover: Callable[[int], bool],
-    ) -> None:
+    def __init__(self, services: Services, record: SessionRecord, engine_key: str) -> None:
         self._services = services
         self._record = record
         self._engine_key = engine_key
-        self._may_cover = may_cover
         self._lock = asyncio.Lock()
         self._not_before = 0.0
         self.committed: BlobRef | None = record.blob
@@ -87,8 +75,6 @@ class Checkpointer:
         except EngineError as error:
             raise StateCorrupt(f"the state in memory cannot be stored: {error}") from error
         if captured.offset <= (self.committed.offset if self.committed is not None else 0):
-            return None
-        if not self._may_cover(captured.offset):
             return None
         header = StateHeader(
             model=services.model_id,

@@ -105,21 +105,6 @@ def test_a_chat_cut_off_by_a_death_goes_on_where_it_was(pair: Cluster, name: str
     assert memory(pair.on_b, name) == memory(pair.on_b, control)
 
 
-def test_an_unfinished_reply_can_always_be_continued(pair: Cluster, name: str) -> None:
-    """A checkpoint that covers the whole journal leaves nothing to draw the next token from."""
-    eager = pair.third(checkpoint_tokens=8)
-    meta = SessionKey("default", name).meta
-    pair.on_a.create_session(name)
-    with eager.client() as client, ThreadPoolExecutor(1) as elsewhere:
-        reply = client.chat(name, MESSAGE, request_id="r", sampling=DRAWN)
-        finished = elsewhere.submit(reply.text)
-        while not finished.done():
-            end, covered, text = pair.redis.raw.hmget(meta, "next", "blob_offset", "text")
-            chatting = text is not None and b"\0chat:" in text
-            assert not (chatting and covered == end), f"at token {end} only a checkpoint is left"
-        assert finished.result()
-
-
 def test_other_writers_queue_behind_a_chat(pair: Cluster, name: str) -> None:
     client = pair.on_a
     client.create_session(name)

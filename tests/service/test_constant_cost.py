@@ -64,7 +64,7 @@ def test_what_is_stored_is_the_state_to_the_byte(pair: Cluster, name: str) -> No
     stored = 0
     for seed in range(2):
         # More than one checkpoint's worth of tokens and less than two: what is read stays put.
-        pair.on_a.append(name, prose(seed, words=60))
+        pair.on_a.append(name, prose(seed, words=75))
         absorbed(pair.on_a, name)
         wait_until(partial(stored_behind, pair.on_a, name, stored), "the state is stored")
         record, body = stored_checkpoint(pair.redis.raw, SessionKey("default", name))
