@@ -21,6 +21,9 @@ MAX_LABELS, MAX_LABEL_NAME, MAX_LABEL_VALUE = 64, 64, 256
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
 MAX_WRITER_BYTES = MAX_REQUEST_ID_BYTES = 128
 MAX_PIECES = 10_000
+# Both are repeated in refusals, which have to fit into a response's trailers.
+MAX_MODEL_BYTES = 256
+MAX_GENERATION_CHARACTERS = 64
 
 _ROLES = {
     types_pb2.ROLE_SYSTEM: Role.SYSTEM,
@@ -76,6 +79,8 @@ def identifier(value: str, field: str, limit: int) -> str:
 def position(offset: types_pb2.Offset) -> Position:
     if offset.tokens < 0:
         raise BadArgument("offset.tokens: not below 0", field="offset.tokens")
+    if len(offset.generation) > MAX_GENERATION_CHARACTERS:
+        raise BadArgument("offset.generation: not one of ours", field="offset.generation")
     return Position(offset.generation, offset.tokens)
 
 

@@ -29,6 +29,8 @@ class SessionService(Servicer, session_pb2_grpc.SessionServiceServicer):
         self, request: session_pb2.CreateSessionRequest, call: Call
     ) -> session_pb2.CreateSessionResponse:
         info = self.host.info
+        if request.model:
+            convert.identifier(request.model, "model", convert.MAX_MODEL_BYTES)
         if request.model not in ("", info.model):
             raise ModelNotFound(
                 f"this daemon serves {info.model}, not {request.model!r}", model=info.model

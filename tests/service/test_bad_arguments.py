@@ -68,6 +68,8 @@ CREATES = {
     "label without a name": (Create(labels={"": "x"}), "labels"),
     "label name too long": (Create(labels={"x" * 65: ""}), "labels"),
     "label value too long": (Create(labels={"x": "y" * 257}), "labels"),
+    "model too long": (Create(model="m" * 20_000), "model"),
+    "model not printable": (Create(model="m\n"), "model"),
 }
 
 
@@ -139,6 +141,10 @@ APPENDS = {
     "offset negative": (
         Append(pieces=[PIECE], expected_offset=types_pb2.Offset(tokens=-1)),
         "offset.tokens",
+    ),
+    "generation too long": (
+        Append(pieces=[PIECE], expected_offset=types_pb2.Offset(generation="g" * 20_000)),
+        "offset.generation",
     ),
 }
 
