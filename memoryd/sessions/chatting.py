@@ -51,7 +51,12 @@ class _Chat:
         self._generation: Generation | None = None
 
     def cancel(self) -> None:
-        """The caller went away: what was sent is kept, and the turn closed."""
+        """The caller went away: what was sent is kept, and nothing more is written.
+
+        The turn stays open, as after a death of the daemon. A broken connection looks the same as
+        a change of mind, so the same request id goes on with the reply; the next writer, or the
+        turn's timeout, closes it.
+        """
         self._cancelled = True
         if self._generation is not None:
             self._generation.cancel()
@@ -119,7 +124,7 @@ class _Chat:
         return build
 
     async def _reply(self, record: ChatRecord, clock: ReplyClock) -> ChatRecord:
-        """Writes the reply from where the record ends, and closes its turn."""
+        """Writes the reply from where the record ends, and closes its turn unless cancelled."""
         actor, options = self.actor, self.exchange.options
         reply = ReplyText(actor.services.tokenizer, options.stop)
         finish: FinishReason = "stop"
@@ -154,7 +159,7 @@ class _Chat:
                 elif isinstance(event, Finished):
                     finish = event.reason
         if self._cancelled:
-            return await self._send(record, Delta("", ()), "cancelled")
+            return record
         reply.finish()
         rest = reply.take()
         if reply.stopped:
@@ -188,7 +193,7 @@ class _Chat:
 async def chat(actor: SessionActor, exchange: Exchange) -> AsyncGenerator[ReplyEvent]:
     """Progress if asked for, then text that is journaled already, then one Completion.
 
-    Closing it early ends the reply: what was sent is kept and the turn closed. Raises
+    Closing it early ends the reply: what was sent is kept. Raises
     RequestReused, InvalidUtf8Content, TurnOpen, StorageFull, StorageUnavailable, OwnershipLost,
     SessionNotFound, AcknowledgedLost.
     """

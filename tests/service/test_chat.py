@@ -121,3 +121,20 @@ def test_other_writers_queue_behind_a_chat(pair: Cluster, name: str) -> None:
     count = len(reply.token_ids)
     whole = [at for at in range(len(stored)) if stored[at : at + count] == reply.token_ids]
     assert len(whole) == 1, "the reply stands in one piece"
+
+
+def test_a_chat_whose_connection_broke_goes_on_where_it_was(pair: Cluster, name: str) -> None:
+    pair.on_a.create_session(name)
+    pair.on_a.append(name, "The river is long.")
+    between = pair.third()  # passes the call on to the owner, which only sees its caller vanish
+    with between.client(retry=AT_ONCE) as client:
+        reply = client.chat(name, MESSAGE, request_id="r", sampling=DRAWN)
+        heard = "".join(text for text, _ in zip(reply, range(4), strict=False))
+        between.kill()
+        reply.close()
+    resumed = pair.on_a.chat(name, MESSAGE, request_id="r", sampling=DRAWN)
+    assert resumed.text().startswith(heard)
+    assert resumed.completion.finish_reason == FinishReason.LENGTH
+    assert resumed.completion.usage.completion_tokens == DRAWN.max_tokens
+    stored, count = journal(pair, name), len(resumed.token_ids)
+    assert any(stored[at : at + count] == resumed.token_ids for at in range(len(stored)))
