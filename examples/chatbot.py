@@ -1,7 +1,8 @@
 """A chatbot's back end: one session for each user, every turn remembered by the daemon.
 
 Start a daemon with `memoryd serve`, then run `python examples/chatbot.py ada` and talk. End with
-Ctrl-D and come back later: the session is still there. It goes away after 30 days without use.
+Ctrl-D and come back later: the session is still there. It goes away after 30 days without use. A
+daemon elsewhere: `python examples/chatbot.py ada HOST:PORT`.
 """
 
 import sys
@@ -28,9 +29,8 @@ class Chatbot:
         yield from self._client.chat(session, message, request_id=request_id, sampling=SAMPLING)
 
 
-def main() -> None:
-    user = sys.argv[1] if len(sys.argv) > 1 else "guest"
-    with Client() as client:
+def main(user: str = "guest", address: str = "127.0.0.1:7420") -> None:
+    with Client(address) as client:
         bot = Chatbot(client)
         print("> ", end="", flush=True)
         for line in sys.stdin:
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

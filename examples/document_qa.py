@@ -5,7 +5,8 @@ Start a daemon with `memoryd serve`, then for example
     python examples/document_qa.py "What is this text about?" < book.txt
 
 The text of standard input is streamed into a session by one task. Another asks the question every
-few seconds; asking does not change the memory, and each answer is about what was read by then.
+few seconds; asking does not change the memory, and each answer is about what was read by then. A
+daemon elsewhere: add HOST:PORT behind the question.
 """
 
 import asyncio
@@ -38,9 +39,8 @@ async def ask_now_and_then(client: AsyncClient, question: str) -> None:
         await ask(client, question, Freshness.ABSORBED)
 
 
-async def main() -> None:
-    question = sys.argv[1] if len(sys.argv) > 1 else "What is this text about?"
-    async with AsyncClient() as client:
+async def main(question: str = "What is this text about?", address: str = "127.0.0.1:7420") -> None:
+    async with AsyncClient(address) as client:
         await client.create_session(SESSION)
         try:
             asking = asyncio.create_task(ask_now_and_then(client, question))
@@ -52,4 +52,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*sys.argv[1:]))
