@@ -30,6 +30,16 @@ EXAMPLES = {
     Reason.SESSION_NOT_FOUND: "there is no session 'alice'",
     Reason.MODEL_NOT_FOUND: "this daemon serves smollm2-135m-lalte, not 'other'",
     Reason.SESSION_EXISTS: "Session default/alice exists: use it as it is, or delete it first.",
+    Reason.SNAPSHOT_EXISTS: (
+        "session 'alice' has a snapshot 'monday': delete it, or choose another name"
+    ),
+    Reason.SNAPSHOT_NOT_FOUND: "session 'alice' has no snapshot 'monday'",
+    Reason.TOO_MANY_SNAPSHOTS: "session 'alice' has 64 snapshots: delete one first",
+    Reason.IMPORT_REFUSED: "the file was refused: it ends after 4096 of 9437184 bytes",
+    Reason.SIGNATURE_REFUSED: (
+        "the file is not signed with this deployment's export key: import what was exported here, "
+        "or set import_unsigned"
+    ),
     Reason.SEQUENCE_GAP: "writer 'w' sent message 9, but 7 is next",
     Reason.TURN_OPEN: (
         "another writer's user turn is open; it is closed after 30 s without a piece"

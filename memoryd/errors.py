@@ -62,6 +62,26 @@ class SessionExists(MemorydError):
     reason = Reason.SESSION_EXISTS
 
 
+class SnapshotExists(MemorydError):
+    reason = Reason.SNAPSHOT_EXISTS
+
+
+class SnapshotNotFound(MemorydError):
+    reason = Reason.SNAPSHOT_NOT_FOUND
+
+
+class TooManySnapshots(MemorydError):
+    reason = Reason.TOO_MANY_SNAPSHOTS
+
+
+class ImportRefused(MemorydError):
+    reason = Reason.IMPORT_REFUSED
+
+
+class SignatureRefused(MemorydError):
+    reason = Reason.SIGNATURE_REFUSED
+
+
 class SequenceGap(MemorydError):
     reason = Reason.SEQUENCE_GAP
 

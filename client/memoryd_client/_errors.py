@@ -111,6 +111,36 @@ class SessionExists(_Reasoned):
     row = Reason.SESSION_EXISTS
 
 
+class SnapshotExists(_Reasoned):
+    """The session has a snapshot of this name."""
+
+    row = Reason.SNAPSHOT_EXISTS
+
+
+class SnapshotNotFound(_Reasoned):
+    """The session has no snapshot of this name."""
+
+    row = Reason.SNAPSHOT_NOT_FOUND
+
+
+class TooManySnapshots(_Reasoned):
+    """The session has as many snapshots as it may have."""
+
+    row = Reason.TOO_MANY_SNAPSHOTS
+
+
+class ImportRefused(_Reasoned):
+    """The file is damaged, or no export of a session."""
+
+    row = Reason.IMPORT_REFUSED
+
+
+class SignatureRefused(_Reasoned):
+    """The file was not signed by this deployment."""
+
+    row = Reason.SIGNATURE_REFUSED
+
+
 class SequenceGap(_Reasoned):
     """A message of this writer is missing before this one."""
 

@@ -104,6 +104,19 @@ class Session:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """A pinned memory of a session.
+
+    offset: where in the stream it was taken. nbytes: what it keeps in Redis.
+    """
+
+    name: str
+    offset: Offset
+    nbytes: int
+    create_time: datetime | None
+
+
+@dataclass(frozen=True)
 class Ack:
     """The journal holds everything up to message `seq`.
 

@@ -1,6 +1,7 @@
 """What only storage can say: outcomes that the session's actor handles, and start-up refusals."""
 
 from memoryd.errors import StorageUnavailable
+from memoryd.storage.keys import SessionKey
 
 
 class JournalGap(Exception):
@@ -45,6 +46,14 @@ class CheckpointIncomplete(Exception):
         )
         self.attempt = attempt
         self.parts = parts
+
+
+class CutMoved(Exception):
+    """The session no longer stands where it was cut: cut it again."""
+
+    def __init__(self, key: SessionKey) -> None:
+        super().__init__(f"Session {key} went on while it was being cut: cut it again.")
+        self.key = key
 
 
 class UnsuitableServer(StorageUnavailable):

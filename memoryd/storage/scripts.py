@@ -37,5 +37,24 @@ RELEASE = Script("release")
 DELETE = Script("delete")
 INDEX_ADD = Script("index_add")
 HEARTBEAT = Script("heartbeat")
+UPDATE = Script("update")
+SNAPSHOT = Script("snapshot")
+DROP_SNAPSHOT = Script("drop_snapshot")
+INSTALL = Script("install")
 
-ALL = (CREATE, ACQUIRE, APPEND, CHECK, COMMIT, TOUCH, RELEASE, DELETE, INDEX_ADD, HEARTBEAT)
+ALL = (
+    CREATE,
+    ACQUIRE,
+    APPEND,
+    CHECK,
+    COMMIT,
+    TOUCH,
+    RELEASE,
+    DELETE,
+    INDEX_ADD,
+    HEARTBEAT,
+    UPDATE,
+    SNAPSHOT,
+    DROP_SNAPSHOT,
+    INSTALL,
+)

@@ -20,17 +20,15 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 from memoryd.errors import (
     GenerationChanged,
-    OwnershipLost,
     SessionExists,
-    SessionNotFound,
     StateCorrupt,
     StorageFull,
 )
 from memoryd.storage import scripts
+from memoryd.storage.answers import fence, not_found, pairs, refuse
 from memoryd.storage.client import Client, Durability
 from memoryd.storage.connection import describe
 from memoryd.storage.errors import CheckpointIncomplete, JournalGap, StaleCheckpoint
@@ -46,6 +44,7 @@ from memoryd.storage.records import (
     parse_record,
 )
 from memoryd.storage.server import check_server, warn_about_durability
+from memoryd.storage.snapshots import SnapshotStore
 
 JOURNAL_PAGE = 256
 """Entries read at once when a journal is replayed."""
@@ -80,6 +79,7 @@ class Store:
         )
         self._memory = MemoryInfo(0, 0)
         self._memory_read_at = float("-inf")
+        self.snapshots = SnapshotStore(self._client, lambda _: self._refuse_when_full())
 
     async def open(self) -> None:
         """Connect, refuse a server on which sessions are not safe, load the scripts.
@@ -106,7 +106,7 @@ class Store:
     ) -> SessionRecord:
         """Make an empty session without an owner. Raises SessionExists, StorageFull."""
         await self._refuse_when_full()
-        await self._index(key)
+        await self.enlist(key)
         answer = await self._client.call(
             scripts.CREATE,
             key.meta,
@@ -120,7 +120,7 @@ class Store:
             raise SessionExists(
                 f"Session {key} exists: use it as it is, or delete it first.", session=key.name
             )
-        return parse_record(key, _pairs(answer[1]))
+        return parse_record(key, pairs(answer[1]))
 
     async def read(self, key: SessionKey) -> SessionRecord | None:
         """Return what is stored about a session, None if there is no such session."""
@@ -177,10 +177,10 @@ class Store:
         if answer[0] == b"TAKEN":
             return None
         if answer[0] != b"OK":
-            _refuse(key, answer)
+            refuse(key, answer)
         # A sweep may have raced with this session's creation; whatever is in use is listed.
-        await self._index(key)
-        return parse_record(key, _pairs(answer[1]))
+        await self.enlist(key)
+        return parse_record(key, pairs(answer[1]))
 
     async def append(
         self,
@@ -210,7 +210,7 @@ class Store:
         answer = await self._client.call(
             scripts.APPEND,
             lease.key.meta,
-            *_fence(lease),
+            *fence(lease),
             op_id,
             expected_next,
             expected_next + len(tokens),
@@ -226,14 +226,14 @@ class Store:
         if answer[0] == b"GHOST":
             raise ValueError(f"op_id {op_id} comes after op_id {int(answer[1])} of the same lease")
         if answer[0] != b"OK":
-            _refuse(lease.key, answer)
+            refuse(lease.key, answer)
         return int(answer[1])
 
     async def check(self, lease: Lease) -> int:
         """Return the journal's end if the lease holds. Raises OwnershipLost, SessionNotFound."""
-        answer = await self._client.call(scripts.CHECK, lease.key.meta, *_fence(lease))
+        answer = await self._client.call(scripts.CHECK, lease.key.meta, *fence(lease))
         if answer[0] != b"OK":
-            _refuse(lease.key, answer)
+            refuse(lease.key, answer)
         return int(answer[1])
 
     async def read_journal(self, lease: Lease, after: int) -> list[tuple[int, bytes]]:
@@ -279,7 +279,7 @@ class Store:
         answer = await self._client.call(
             scripts.COMMIT,
             lease.key.meta,
-            *_fence(lease),
+            *fence(lease),
             ref.attempt,
             ref.offset,
             ref.nbytes,
@@ -294,18 +294,45 @@ class Store:
         if answer[0] == b"INCOMPLETE":
             raise CheckpointIncomplete(ref.attempt, ref.parts)
         if answer[0] != b"OK":
-            _refuse(lease.key, answer)
+            refuse(lease.key, answer)
         self._memory_read_at = float("-inf")
+
+    async def update(
+        self,
+        record: SessionRecord,
+        *,
+        ttl_ms: int | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> SessionRecord | None:
+        """Change what the session was created with; None leaves each as the record has it.
+
+        ttl_ms: 0 lets it live until it is deleted. Gives None where the labels are no longer those
+        of `record`: read it again. Raises OwnershipLost where its lease is not the session's,
+        SessionNotFound.
+        """
+        answer = await self._client.call(
+            scripts.UPDATE,
+            record.key.meta,
+            *fence(record.lease),
+            record.ttl_ms if ttl_ms is None else ttl_ms,
+            pack_labels(record.labels),
+            pack_labels(record.labels if labels is None else labels),
+        )
+        if answer[0] == b"CHANGED":
+            return None
+        if answer[0] != b"OK":
+            refuse(record.key, answer)
+        return parse_record(record.key, pairs(answer[1]))
 
     async def touch(self, lease: Lease) -> None:
         """Put off the session's expiry. Raises OwnershipLost, SessionNotFound."""
-        answer = await self._client.call(scripts.TOUCH, lease.key.meta, *_fence(lease))
+        answer = await self._client.call(scripts.TOUCH, lease.key.meta, *fence(lease))
         if answer[0] != b"OK":
-            _refuse(lease.key, answer)
+            refuse(lease.key, answer)
 
     async def release(self, lease: Lease) -> None:
         """Give the session up. Whoever finds it gone or taken no longer owns it either."""
-        await self._client.call(scripts.RELEASE, lease.key.meta, *_fence(lease))
+        await self._client.call(scripts.RELEASE, lease.key.meta, *fence(lease))
 
     async def delete(
         self, key: SessionKey, *, generation: str | None = None, lease: Lease | None = None
@@ -319,7 +346,7 @@ class Store:
         if generation is None:
             record = await self.read(key)
             if record is None:
-                raise _not_found(key)
+                raise not_found(key)
             generation = record.generation
         owner, epoch = (lease.owner, lease.epoch) if lease else ("", "")
         answer = await self._client.call(
@@ -334,7 +361,7 @@ class Store:
                 found=answer[1].decode(),
             )
         if answer[0] != b"OK":
-            _refuse(key, answer)
+            refuse(key, answer)
         await self._unindex(key)
 
     async def memory(self) -> MemoryInfo:
@@ -364,7 +391,8 @@ class Store:
                 reserve=self.reserve_bytes,
             )
 
-    async def _index(self, key: SessionKey) -> None:
+    async def enlist(self, key: SessionKey) -> None:
+        """Put a session on its tenant's list, before it is made or again when it is used."""
         await self._client.call(scripts.INDEX_ADD, TenantIndex(key.tenant).key, key.name)
 
     async def _unindex(self, key: SessionKey) -> None:
@@ -377,32 +405,3 @@ def pack_tokens(tokens: Sequence[int]) -> bytes:
     if sys.byteorder == "big":
         packed.byteswap()
     return packed.tobytes()
-
-
-def _fence(lease: Lease) -> tuple[str, str, int]:
-    return lease.generation, lease.owner, lease.epoch
-
-
-def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _not_found(key: SessionKey) -> SessionNotFound:
-    return SessionNotFound(
-        f"There is no session {key}: create it, or check its name.", session=key.name
-    )
-
-
-def _refuse(key: SessionKey, answer: Sequence[bytes]) -> NoReturn:
-    """Raise what a script's refusal means."""
-    if answer[0] == b"NOT_FOUND":
-        raise _not_found(key)
-    generation, owner, epoch = (part.decode() for part in answer[1:4])
-    raise OwnershipLost(
-        f"Session {key} is held by {owner or 'nobody'} (generation {generation}, epoch {epoch}): "
-        "read it again and retry where it is owned.",
-        session=key.name,
-        generation=generation,
-        owner=owner,
-        epoch=epoch,
-    )

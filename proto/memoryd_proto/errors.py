@@ -26,6 +26,11 @@ class Reason(StrEnum):
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     SESSION_EXISTS = "SESSION_EXISTS"
+    SNAPSHOT_EXISTS = "SNAPSHOT_EXISTS"
+    SNAPSHOT_NOT_FOUND = "SNAPSHOT_NOT_FOUND"
+    TOO_MANY_SNAPSHOTS = "TOO_MANY_SNAPSHOTS"
+    IMPORT_REFUSED = "IMPORT_REFUSED"
+    SIGNATURE_REFUSED = "SIGNATURE_REFUSED"
     SEQUENCE_GAP = "SEQUENCE_GAP"
     TURN_OPEN = "TURN_OPEN"
     REQUEST_REUSED = "REQUEST_REUSED"
@@ -96,6 +101,23 @@ ERRORS: dict[Reason, ErrorSpec] = {
     ),
     Reason.SESSION_EXISTS: ErrorSpec(
         StatusCode.ALREADY_EXISTS, False, "Use the session as it is, or delete it first."
+    ),
+    Reason.SNAPSHOT_EXISTS: ErrorSpec(
+        StatusCode.ALREADY_EXISTS, False, "Choose another name, or delete that snapshot first."
+    ),
+    Reason.SNAPSHOT_NOT_FOUND: ErrorSpec(
+        StatusCode.NOT_FOUND, False, "List the session's snapshots: this one is not among them."
+    ),
+    Reason.TOO_MANY_SNAPSHOTS: ErrorSpec(
+        StatusCode.RESOURCE_EXHAUSTED, False, "Delete a snapshot of the session first."
+    ),
+    Reason.IMPORT_REFUSED: ErrorSpec(
+        StatusCode.INVALID_ARGUMENT, False, "Export the session again: this file is damaged."
+    ),
+    Reason.SIGNATURE_REFUSED: ErrorSpec(
+        StatusCode.PERMISSION_DENIED,
+        False,
+        "Import a file that this deployment exported, or have its operator allow others.",
     ),
     Reason.SEQUENCE_GAP: ErrorSpec(
         StatusCode.FAILED_PRECONDITION,

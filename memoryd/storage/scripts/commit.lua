@@ -22,7 +22,7 @@ if seen[1] ~= ARGV[4] then
   redis.call('HSET', META, 'blob_attempt', ARGV[4], 'blob_offset', ARGV[5],
     'blob_nbytes', ARGV[6], 'blob_parts', ARGV[7], 'blob_digest', ARGV[8])
   -- A snapshot pins the blob it names, and then outlives the pointer's move.
-  if seen[1] and redis.call('HEXISTS', META, 'pin:' .. seen[1]) == 0 then
+  if seen[1] and not is_pinned(seen[1]) then
     redis.call('UNLINK', blob_key(ARGV[1], seen[1]))
   end
   redis.call('XTRIM', data_key('journal', ARGV[1]), 'MINID', '=', ARGV[9])

@@ -34,19 +34,53 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
+-- A snapshot is the hash `snap:<name>`. Meta has a field of the same name, which holds
+-- `<generation>:<attempt>` of the blob that it pins (no attempt: none), a count of the snapshots,
+-- and `pin:<attempt>` for every pinned blob, with the number of snapshots that pin it.
+local function snapshot_key(field)
+  return string.sub(META, 1, -#'meta' - 1) .. field
+end
+
+local function pinned_by(field)
+  return string.match(redis.call('HGET', META, field), '^([^:]*):(.*)$')
+end
+
+local function is_pinned(attempt)
+  return redis.call('HEXISTS', META, 'pin:' .. attempt) == 1
+end
+
+-- All keys of the session but meta; some may not exist.
+local function data_keys()
+  local seen = redis.call('HMGET', META, 'generation', 'blob_attempt', 'snapshots')
+  local keys = { data_key('journal', seen[1]) }
+  if seen[2] then
+    keys[#keys + 1] = blob_key(seen[1], seen[2])
+  end
+  if seen[3] and seen[3] ~= '0' then
+    for _, field in ipairs(redis.call('HKEYS', META)) do
+      if string.sub(field, 1, 5) == 'snap:' then
+        local generation, attempt = pinned_by(field)
+        keys[#keys + 1] = snapshot_key(field)
+        if attempt ~= '' then
+          keys[#keys + 1] = blob_key(generation, attempt)
+        end
+      end
+    end
+  end
+  return keys
+end
+
 -- Marks use, which also makes every OK a replicated write: WAIT counts nothing else. All keys of
 -- the session get one time of death, so that none outlives another.
 local function refresh()
   local now = now_ms()
   redis.call('HSET', META, 'updated_ms', digits(now))
-  local seen = redis.call('HMGET', META, 'ttl_ms', 'generation', 'blob_attempt')
-  local ttl = tonumber(seen[1])
+  local ttl = tonumber(redis.call('HGET', META, 'ttl_ms'))
   if ttl > 0 then
     local at = digits(now + ttl)
     redis.call('PEXPIREAT', META, at)
-    redis.call('PEXPIREAT', data_key('journal', seen[2]), at)
-    if seen[3] then
-      redis.call('PEXPIREAT', blob_key(seen[2], seen[3]), at)
+    for _, key in ipairs(data_keys()) do
+      redis.call('PEXPIREAT', key, at)
     end
   end
 end

@@ -76,6 +76,11 @@ class SessionServiceStub(object):
                 request_serializer=memoryd__proto_dot_v1_dot_session__pb2.ListSnapshotsRequest.SerializeToString,
                 response_deserializer=memoryd__proto_dot_v1_dot_session__pb2.ListSnapshotsResponse.FromString,
                 _registered_method=True)
+        self.DeleteSnapshot = channel.unary_unary(
+                '/memoryd.v1.SessionService/DeleteSnapshot',
+                request_serializer=memoryd__proto_dot_v1_dot_session__pb2.DeleteSnapshotRequest.SerializeToString,
+                response_deserializer=memoryd__proto_dot_v1_dot_session__pb2.DeleteSnapshotResponse.FromString,
+                _registered_method=True)
         self.RestoreSession = channel.unary_unary(
                 '/memoryd.v1.SessionService/RestoreSession',
                 request_serializer=memoryd__proto_dot_v1_dot_session__pb2.RestoreSessionRequest.SerializeToString,
@@ -139,14 +144,16 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ForkSession(self, request, context):
-        """Makes a second session that starts with the memory of the first.
+        """Makes a second session that starts with all that the first one holds: memory, text that is not
+        yet read, open turn, what makes retries safe, labels and TTL. Costs the same at any length.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SnapshotSession(self, request, context):
-        """Pins the session's memory of now under a name.
+        """Pins the session's memory of now under a name. A session has at most 64 snapshots; they are
+        deleted with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,22 +166,32 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteSnapshot(self, request, context):
+        """Deletes a snapshot. The session and its other snapshots stay as they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RestoreSession(self, request, context):
-        """Starts a new generation from a snapshot.
+        """Starts a new generation of the session from a snapshot: what was appended since is gone, the
+        snapshots stay. Whoever writes for the old generation is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportSession(self, request, context):
-        """Streams the session as one portable, checksummed file.
+        """Streams the session as one portable, checksummed file, signed where the daemon has an export
+        key. An archived text is not part of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportSession(self, request_iterator, context):
-        """Makes a session from such a file.
+        """Makes a session from such a file, which must be whole, of the daemon's model, and signed with
+        the daemon's export key unless its settings take others. Nothing is kept of a refused file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -229,6 +246,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ListSnapshots,
                     request_deserializer=memoryd__proto_dot_v1_dot_session__pb2.ListSnapshotsRequest.FromString,
                     response_serializer=memoryd__proto_dot_v1_dot_session__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSnapshot,
+                    request_deserializer=memoryd__proto_dot_v1_dot_session__pb2.DeleteSnapshotRequest.FromString,
+                    response_serializer=memoryd__proto_dot_v1_dot_session__pb2.DeleteSnapshotResponse.SerializeToString,
             ),
             'RestoreSession': grpc.unary_unary_rpc_method_handler(
                     servicer.RestoreSession,
@@ -469,6 +491,33 @@ class SessionService(object):
             '/memoryd.v1.SessionService/ListSnapshots',
             memoryd__proto_dot_v1_dot_session__pb2.ListSnapshotsRequest.SerializeToString,
             memoryd__proto_dot_v1_dot_session__pb2.ListSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryd.v1.SessionService/DeleteSnapshot',
+            memoryd__proto_dot_v1_dot_session__pb2.DeleteSnapshotRequest.SerializeToString,
+            memoryd__proto_dot_v1_dot_session__pb2.DeleteSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,
