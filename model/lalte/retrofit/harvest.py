@@ -32,12 +32,11 @@ PLAN_FILE = "plan.json"
 class HarvestPlan:
     """What a folder of shards is made from; two plans never share a folder.
 
-    streams, seed: which streams. window: attention nearer than this does not count outside the
+    seed: of the streams. window: attention nearer than this does not count outside the
     questions. general_queries: positions of a text whose attention is looked at. templates,
     tokens, facts: what the writer was given. base_sha256, data_sha256: of the inputs.
     """
 
-    streams: int
     seed: int
     window: int
     general_queries: int
@@ -73,12 +72,12 @@ def harvest(teacher: LaLTE, writer: StreamWriter, plan: HarvestPlan, folder: Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, plan)
-    paths = [folder / f"{index:05}.safetensors" for index in range(plan.streams)]
+    paths = [folder / f"{index:05}.safetensors" for index in range(count)]
     for index, path in enumerate(paths):
         if path.exists():
             continue
         _write(path, _view(teacher, writer, plan, index))
-        _log.info("harvested stream %d of %d", index + 1, plan.streams)
+        _log.info("harvested stream %d of %d", index + 1, count)
     return paths
 
 

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 Task = Literal["single_1", "single_2", "single_3"]
 TASKS: tuple[Task, ...] = ("single_1", "single_2", "single_3")
 
-_NOISE = (
-    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-)
+_NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 _NEEDLE = "One of the special magic {kind}s for {key} is: {value}."
 _BEFORE = (
     "A special magic {kind} is hidden within the following text. Make sure to memorize it. I will "

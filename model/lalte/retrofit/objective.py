@@ -7,8 +7,8 @@ of ordinary text would set. The threshold of N tokens and B slots is bounded by 
 
     Z = 1/beta log( N/B mean exp(beta s) )   over the scores s of ordinary tokens,
 
-so that its gradient falls on the highest of them. The mean runs over many steps (as in SogCLR, arXiv
-2202.12387): one stream alone shows too few of the tokens that a long one would hold.
+so that its gradient falls on the highest of them. The mean runs over many steps (as in
+SogCLR, arXiv 2202.12387): one stream shows too few of the tokens that a long one would hold.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def make_targets(shard: Shard, sinks: int, whole_value: float, digits: torch.Ten
     asked, general = shard.asked.flatten(0, 1), shard.general.flatten(0, 1)
     tells = shard.fact != NO_FACT
     wanted = asked * tells
-    for fact in shard.fact[tells].unique():
+    for fact in torch.unique(shard.fact[tells & shard.value]):
         rows = (shard.fact == fact) & shard.value
-        best = wanted[:, rows].amax(dim=1, keepdim=True) if bool(rows.any()) else 0
+        best = wanted[:, rows].amax(dim=1, keepdim=True)
         wanted[:, rows] = torch.maximum(wanted[:, rows], whole_value * best)
     drawn = torch.maximum(wanted, general)
     ordinary = (~tells & ~digits[shard.tokens.long()]).float() * (1 - general)
@@ -94,9 +94,7 @@ class ThresholdBank:
         return (self.log_mean + through - through.detach() + self._log_ratio) / beta
 
 
-def ranking_loss(
-    scores: torch.Tensor, targets: Targets, threshold: torch.Tensor
-) -> torch.Tensor:
+def ranking_loss(scores: torch.Tensor, targets: Targets, threshold: torch.Tensor) -> torch.Tensor:
     """Softplus of how far wanted tokens fall short of the threshold, weighted by the wanting.
 
     Heads that attend to facts little (less than about one token's worth) count little.

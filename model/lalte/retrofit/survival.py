@@ -41,7 +41,8 @@ def survival(
     routers: HeadRouters, shards: Iterable[Shard], budget: int, lengths: Sequence[int]
 ) -> list[Survival]:
     """Measure the routers on shards that they were not fitted on."""
-    scores, wanted, ordinary, values = [], [], [], []
+    scores, wanted, ordinary = [], [], []
+    values: list[torch.Tensor] = []
     for shard in shards:
         score = routers(shard.k, shard.v)
         rows = shard.value & (shard.fact != NO_FACT)
@@ -59,7 +60,7 @@ def survival(
         alive = score > floor[:, place : place + 1]
         lost = torch.zeros(len(retrieving), int(value.max()) + 1)
         lost.index_add_(1, value, (~alive[retrieving]).float())
-        whole = (lost == 0)[:, value.unique()]
+        whole = (lost == 0)[:, torch.unique(value)]
         results.append(
             Survival(
                 tokens,
