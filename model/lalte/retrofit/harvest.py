@@ -65,8 +65,10 @@ class Shard:
     value: torch.Tensor
 
 
-def harvest(teacher: LaLTE, writer: StreamWriter, plan: HarvestPlan, folder: Path) -> list[Path]:
-    """Make the shards of `plan` that `folder` lacks; returns all of them, in order.
+def harvest(
+    teacher: LaLTE, writer: StreamWriter, plan: HarvestPlan, count: int, folder: Path
+) -> list[Path]:
+    """Make those of the plan's first `count` shards that `folder` lacks; returns them, in order.
 
     Raises RetrofitError when the folder holds shards of another plan.
     """
