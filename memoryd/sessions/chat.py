@@ -51,7 +51,10 @@ class ChatRecord:
     @classmethod
     def _of_row(cls, row: list[Any]) -> "ChatRecord":
         order, digest, seed, reply, text, finish = row
-        return cls(int(order), bytes(digest), int(seed), tuple(map(int, reply)), str(text), finish)
+        # bytes() of a number would make as many zeros.
+        if not (isinstance(digest, bytes) and isinstance(text, str)):
+            raise TypeError("digest and text of a chat record")
+        return cls(int(order), digest, int(seed), tuple(map(int, reply)), text, finish)
 
     def grown(self, ids: tuple[int, ...], text: str) -> "ChatRecord":
         return replace(self, reply=self.reply + ids, text=self.text + text)

@@ -18,7 +18,13 @@ def unpack(packed: bytes, build: Callable[[Any], Record], what: str) -> Record:
     """`build` of what was packed. Raises StateCorrupt, with `what` to say which record it is."""
     try:
         return build(msgpack.unpackb(packed))
-    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+    except (
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        AttributeError,
+        msgpack.UnpackException,
+    ) as error:
         raise StateCorrupt(
             f"the stored {what} cannot be read ({type(error).__name__}): restore a snapshot or "
             "create the session anew",

@@ -54,11 +54,10 @@ class TextState:
     @classmethod
     def _of_row(cls, row: list[Any]) -> "TextState":
         started, role, writer, touched_ms, tail = row
-        if not (isinstance(writer, str) and isinstance(touched_ms, int)):
-            raise TypeError("writer and time of an open turn")
-        return cls(
-            bool(started), None if role is None else Role(role), writer, touched_ms, bytes(tail)
-        )
+        fits = isinstance(writer, str) and isinstance(touched_ms, int) and isinstance(tail, bytes)
+        if not fits:
+            raise TypeError("writer, time and tail of an open turn")
+        return cls(bool(started), None if role is None else Role(role), writer, touched_ms, tail)
 
 
 class TextFramer:
