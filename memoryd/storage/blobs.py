@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 from redis import exceptions
 
 from memoryd.errors import StateCorrupt
-from memoryd.storage.connection import Attempts, connect_sync
+from memoryd.storage.connection import Attempts
 from memoryd.storage.keys import SessionKey
+from memoryd.storage.nodes import SyncNodes
 from memoryd.storage.records import BlobRef
 
 PART_BYTES = 512 * 1024
@@ -46,13 +47,13 @@ class BlobStore:
         self._url = url
         self._deadline = deadline
         self._staging_seconds = round(staging_ttl)
-        self._client = connect_sync(url, socket_timeout=socket_timeout)
+        self._nodes = SyncNodes(url, socket_timeout=socket_timeout)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="memoryd-blobs")
 
     async def close(self) -> None:
         """Finish the transfers under way and close the connection."""
         await asyncio.to_thread(self._thread.shutdown)
-        self._client.close()
+        self._nodes.close()
 
     async def put(self, key: SessionKey, generation: str, attempt: str, body: bytes) -> int:
         """Stage a body under an attempt drawn for it alone; returns the number of parts.
@@ -71,7 +72,7 @@ class BlobStore:
     async def discard(self, key: SessionKey, generation: str, attempt: str) -> None:
         """Drop a staged blob that will not be committed."""
         name = key.blob(generation, attempt)
-        await self._on_thread(lambda: self._retry(lambda: self._client.unlink(name)))
+        await self._on_thread(lambda: self._retry(lambda: self._nodes.at(name).unlink(name)))
 
     async def _on_thread(self, work: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -81,7 +82,7 @@ class BlobStore:
         parts = [view[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)]
 
         def stage_first() -> None:
-            with self._client.pipeline(transaction=True) as pipe:
+            with self._nodes.at(name).pipeline(transaction=True) as pipe:
                 pipe.execute_command("HSET", name, 0, parts[0])  # type: ignore[no-untyped-call]
                 pipe.expire(name, self._staging_seconds)
                 pipe.execute()
@@ -105,7 +106,7 @@ class BlobStore:
         return body
 
     def _command(self, *command: Any) -> Any:
-        return self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+        return self._nodes.at(command[1]).execute_command(*command)  # type: ignore[no-untyped-call]
 
     def _retry(self, send: Callable[[], Answer]) -> Answer:
         attempts = Attempts(self._url, self._deadline)
@@ -113,6 +114,7 @@ class BlobStore:
             try:
                 return send()
             except (exceptions.RedisError, OSError) as error:
+                self._nodes.note(error)
                 time.sleep(attempts.failed(error))
 
 

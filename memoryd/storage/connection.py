@@ -7,7 +7,6 @@ same operation until a definite answer comes or the deadline passes.
 
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -20,6 +19,7 @@ from redis.retry import Retry
 
 from memoryd.errors import MemorydError, StorageFull, StorageUnavailable
 from memoryd.storage.errors import UnsuitableServer
+from memoryd.storage.topology import describe
 
 FIRST_DELAY = 0.02
 MAX_DELAY = 0.5
@@ -38,6 +38,7 @@ _TRANSIENT = (
     exceptions.MasterDownError,
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
+    exceptions.AskError,
     OSError,
 )
 _REFUSED = (
@@ -45,15 +46,14 @@ _REFUSED = (
     exceptions.AuthorizationError,
     exceptions.NoPermissionError,
 )
-_TRANSIENT_CODES = ("NOREPLICAS", "BUSY ", "UNBLOCKED")
-
-
-def describe(url: str) -> str:
-    """Return the server's address without credentials, for logs and sentences."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return f"unix://{parts.path}"
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"
+_TRANSIENT_CODES = (
+    "NOREPLICAS",
+    "BUSY ",
+    "UNBLOCKED",
+    "Script attempted to access a non local key",
+)
+"""Beginnings of messages; the last is a script's whose keys are being moved to another node."""
+_NO_CLUSTER = "This instance has cluster support disabled"
 
 
 def connect_async(url: str, *, socket_timeout: float, connections: int) -> redis.asyncio.Redis:
@@ -133,6 +133,12 @@ def _definite(error: Exception, server: str) -> MemorydError | None:
         return UnsuitableServer(
             f"Redis at {server} refuses us ({text}): check user and password in the URL, and that "
             "the user may run scripts and use keys ~md1:*.",
+            server=server,
+        )
+    if text.startswith(_NO_CLUSTER):
+        return UnsuitableServer(
+            f"The server at {server} is no cluster: write redis:// in its URL in place of "
+            "redis-cluster://.",
             server=server,
         )
     if isinstance(error, _TRANSIENT) or text.startswith(_TRANSIENT_CODES):

@@ -12,8 +12,11 @@ import structlog
 from redis import exceptions
 
 from memoryd.storage import scripts
-from memoryd.storage.connection import Attempts, connect_sync
+from memoryd.storage.connection import Attempts
 from memoryd.storage.keys import heartbeat_key
+from memoryd.storage.nodes import SyncNodes
+
+RETRY_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +34,7 @@ class Heartbeat:
         self._key = heartbeat_key(owner)
         self._address = address
         self._ttl = ttl
-        self._client = connect_sync(url, socket_timeout=ttl / 3)
+        self._nodes = SyncNodes(url, socket_timeout=ttl / 3)
         self._ticked_at = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memoryd-heartbeat", daemon=True)
@@ -45,6 +48,7 @@ class Heartbeat:
                 self._renew()
                 break
             except (exceptions.RedisError, OSError) as error:
+                self._nodes.note(error)
                 time.sleep(attempts.failed(error))
         self._thread.start()
 
@@ -58,14 +62,16 @@ class Heartbeat:
         if self._thread.is_alive():
             self._thread.join()
         try:
-            self._client.delete(self._key)
+            self._nodes.at(self._key).delete(self._key)
         except (exceptions.RedisError, OSError) as error:
             log.warning("heartbeat.not_deleted", error=str(error), expires_in=self._ttl)
-        self._client.close()
+        self._nodes.close()
 
     def _run(self) -> None:
         stalled = False
-        while not self._stopping.wait(self._ttl / 3):
+        pause = self._ttl / 3
+        while not self._stopping.wait(pause):
+            pause = self._ttl / 3
             silent = time.monotonic() - self._ticked_at
             if silent >= self._ttl / 2:
                 if not stalled:
@@ -76,9 +82,12 @@ class Heartbeat:
             try:
                 self._renew()
             except (exceptions.RedisError, OSError) as error:
+                self._nodes.note(error)
+                # Sooner than the next beat: after a failover there is little left of the key.
+                pause = min(pause, RETRY_SECONDS)
                 log.warning("heartbeat.not_renewed", error=str(error))
 
     def _renew(self) -> None:
-        self._client.eval(
+        self._nodes.at(self._key).eval(
             scripts.HEARTBEAT.source, 1, self._key, self._address, str(round(self._ttl * 1000))
         )

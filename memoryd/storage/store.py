@@ -30,7 +30,6 @@ from memoryd.errors import (
 from memoryd.storage import scripts
 from memoryd.storage.answers import fence, not_found, pairs, refuse
 from memoryd.storage.client import Client, Durability
-from memoryd.storage.connection import describe
 from memoryd.storage.errors import CheckpointIncomplete, JournalGap, StaleCheckpoint
 from memoryd.storage.keys import SessionKey, TenantIndex, heartbeat_key
 from memoryd.storage.records import (
@@ -43,8 +42,9 @@ from memoryd.storage.records import (
     pack_labels,
     parse_record,
 )
-from memoryd.storage.server import check_server, warn_about_durability
+from memoryd.storage.server import check_replicas, check_server, warn_about_durability
 from memoryd.storage.snapshots import SnapshotStore
+from memoryd.storage.topology import describe, is_cluster
 
 JOURNAL_PAGE = 256
 """Entries read at once when a journal is replayed."""
@@ -53,9 +53,10 @@ MEMORY_MAX_AGE = 1.0
 
 
 class Store:
-    """Sessions in one Redis server.
+    """Sessions in one Redis server, a cluster, or a primary that Sentinels watch over.
 
-    url: redis://, rediss:// or unix://. durability: what an acknowledgement survives; under
+    url: redis://, rediss:// or unix://, or what topology.py says of clusters and Sentinels.
+    durability: what an acknowledgement survives; under
     "replicated" every write waits for one replica on its own connection. socket_timeout: seconds
     for one try. deadline: seconds for one operation with all its tries.
 
@@ -73,24 +74,26 @@ class Store:
     ) -> None:
         self.reserve_bytes = 0
         """Bytes below maxmemory that appends leave free: concurrent checkpoints x blob size."""
-        self._server = describe(url)
         self._client = Client(
             url, durability=durability, socket_timeout=socket_timeout, deadline=deadline
         )
-        self._memory = MemoryInfo(0, 0)
+        self._memory: dict[str, MemoryInfo] = {}  # by server
         self._memory_read_at = float("-inf")
-        self.snapshots = SnapshotStore(self._client, lambda _: self._refuse_when_full())
+        self.snapshots = SnapshotStore(self._client, self._refuse_when_full)
 
     async def open(self) -> None:
         """Connect, refuse a server on which sessions are not safe, load the scripts.
 
         Raises UnsuitableServer (version, eviction policy, role) and StorageUnavailable.
         """
-        info = await self._client.info("everything")
-        check_server(info, self._server)
-        await warn_about_durability(self._client, info)
-        for script in scripts.ALL:
-            await self._client.load(script)
+        primaries, replicas = await self._client.servers()
+        for server in primaries:
+            info = dict(await self._client.ask(server, "INFO", "everything"))
+            check_server(info, describe(server), clustered=is_cluster(self._client.url))
+            await warn_about_durability(self._client, server, info)
+            for script in scripts.ALL:
+                await self._client.ask(server, "SCRIPT LOAD", script.source)
+        await check_replicas(self._client, replicas)
 
     async def close(self) -> None:
         await self._client.close()
@@ -105,7 +108,7 @@ class Store:
         labels: Mapping[str, str] | None = None,
     ) -> SessionRecord:
         """Make an empty session without an owner. Raises SessionExists, StorageFull."""
-        await self._refuse_when_full()
+        await self._refuse_when_full(key)
         await self.enlist(key)
         answer = await self._client.call(
             scripts.CREATE,
@@ -205,7 +208,7 @@ class Store:
         foreign = [name for name in fields if not name.startswith(CHAT_PREFIX)]
         if foreign:
             raise ValueError(f"fields must begin with {CHAT_PREFIX!r}: {foreign}")
-        await self._refuse_when_full()
+        await self._refuse_when_full(lease.key)
         stored = [(name, value) for name, value in fields.items() if value is not None]
         answer = await self._client.call(
             scripts.APPEND,
@@ -365,24 +368,32 @@ class Store:
         await self._unindex(key)
 
     async def memory(self) -> MemoryInfo:
-        """Return the server's memory figures, at most a second old."""
+        """Return the sums of all primaries' memory figures, at most a second old."""
+        primaries, _ = await self._client.servers()
+        found = [await self._memory_of(server) for server in primaries]
+        return MemoryInfo(sum(one.used for one in found), sum(one.maxmemory for one in found))
+
+    async def _memory_of(self, server: str) -> MemoryInfo:
         if time.monotonic() - self._memory_read_at >= MEMORY_MAX_AGE:
             self._memory_read_at = time.monotonic()
-            info = await self._client.info("memory")
-            self._memory = MemoryInfo(int(info["used_memory"]), int(info["maxmemory"]))
-        return self._memory
+            self._memory.clear()
+        if server not in self._memory:
+            info = await self._client.ask(server, "INFO", "memory")
+            self._memory[server] = MemoryInfo(int(info["used_memory"]), int(info["maxmemory"]))
+        return self._memory[server]
 
     async def heartbeat_alive(self, owner: str) -> str | None:
         """Return the address of the daemon `owner`, None if its heartbeat is gone."""
         address = await self._client.command("GET", heartbeat_key(owner))
         return None if address is None else bytes(address).decode()
 
-    async def _refuse_when_full(self) -> None:
+    async def _refuse_when_full(self, key: SessionKey) -> None:
         """Keep a reserve: checkpoints must still fit, for only they let the journal be trimmed."""
-        memory = await self.memory()
+        server = await self._client.server_of(key.meta)
+        memory = await self._memory_of(server)
         if memory.maxmemory and memory.used > memory.maxmemory - self.reserve_bytes:
             raise StorageFull(
-                f"Redis at {self._server} uses {memory.used} of {memory.maxmemory} bytes "
+                f"Redis at {describe(server)} uses {memory.used} of {memory.maxmemory} bytes "
                 f"and {self.reserve_bytes} are kept for checkpoints: free memory there or raise "
                 "maxmemory, then retry.",
                 retry_after=5.0,

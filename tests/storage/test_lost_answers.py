@@ -108,7 +108,7 @@ async def test_replicated_acknowledges_only_what_a_replica_has(start, until, app
     await until(lambda: replica.raw.info("replication")["master_link_status"] == "up")
     await until(lambda: primary.raw.info("replication")["connected_slaves"] == 1)
     key = SessionKey("t", "s")
-    store = Store(primary.url, durability="replicated", deadline=0.5)
+    store = Store(primary.url, durability="replicated", deadline=2.0)
     await store.open()
     await store.create(key, model="m")
     record = await store.acquire(key, expected_owner="", expected_epoch=0, me="me")
@@ -121,7 +121,7 @@ async def test_replicated_acknowledges_only_what_a_replica_has(start, until, app
             await append(store, record.lease, 2, 3, 3)
         # On a connection that wrote nothing WAIT would answer at once: sent again, the operation
         # must write again.
-        fresh = Store(primary.url, durability="replicated", deadline=0.5)
+        fresh = Store(primary.url, durability="replicated", deadline=2.0)
         with pytest.raises(StorageUnavailable, match="no replica"):
             await append(fresh, record.lease, 2, 3, 3)
         await fresh.close()

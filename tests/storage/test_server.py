@@ -24,7 +24,7 @@ async def test_a_server_that_evicts_is_refused(start):
     [
         ({"redis_version": "6.2.14"}, "Redis 6.2.14"),
         ({"redis_version": "7.2.4", "valkey_version": "7.2.5"}, "Valkey 7.2.5"),
-        ({"redis_version": "7.4.0", "redis_mode": "cluster"}, "cluster"),
+        ({"redis_version": "7.4.0", "cluster_enabled": 1}, "write redis-cluster://"),
         ({"redis_version": "7.4.0", "role": "slave"}, "replica"),
         ({"redis_version": "7.4.0", "maxmemory": 1, "maxmemory_policy": "allkeys-lru"}, "evicts"),
     ],

@@ -1,0 +1,157 @@
+"""A Redis or Valkey Cluster of three primaries and three replicas on loopback."""
+
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import redis
+
+from harness.processes import ChildProcess, wait_until
+
+SHARDS = 3
+SLOTS = 16384
+NODE_TIMEOUT_MS = 1000
+ERRORS = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on; held until all are found, so that they differ."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+class ClusterNode(ChildProcess):
+    """One node; started again on the same folder and port it is the same node."""
+
+    def __init__(
+        self, folder: Path, binary: str, port: int, bus_port: int, **settings: str
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.binary = folder, binary
+        self.port, self.bus_port, self.settings = port, bus_port, settings
+        options = {
+            "port": str(port),
+            "bind": "127.0.0.1",
+            "cluster-enabled": "yes",
+            "cluster-port": str(bus_port),
+            "cluster-node-timeout": str(NODE_TIMEOUT_MS),
+            "cluster-replica-validity-factor": "0",
+            "repl-diskless-sync-delay": "0",
+            "dir": str(folder),
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "always",
+            **settings,
+        }
+        command = [binary]
+        for name, value in options.items():
+            command += [f"--{name.replace('_', '-')}", value]
+        super().__init__(command, {}, folder / "server.log")
+        self.raw = redis.Redis(port=port, protocol=2, socket_timeout=2.0)
+
+    def answers(self) -> bool:
+        try:
+            return bool(self.raw.ping())
+        except ERRORS:
+            return False
+
+    def role(self) -> str:
+        """ "master" or "slave"; "" while it does not answer."""
+        try:
+            return self.raw.execute_command("ROLE")[0].decode()
+        except ERRORS:
+            return ""
+
+    def kill(self) -> None:
+        super().kill()
+        self.raw.close()
+
+    def restarted(self) -> "ClusterNode":
+        return ClusterNode(self.folder, self.binary, self.port, self.bus_port, **self.settings)
+
+
+def cluster_info(node: ClusterNode) -> dict[str, str]:
+    lines = node.raw.execute_command("CLUSTER", "INFO").decode().splitlines()
+    return dict(line.split(":", 1) for line in lines)
+
+
+class RedisCluster:
+    """Six nodes; `node[i]` and `node[i + 3]` begin as primary and replica of shard i."""
+
+    def __init__(self, folder: Path, binary: str, **settings: str) -> None:
+        ports = free_ports(4 * SHARDS)
+        self.nodes = [
+            ClusterNode(folder / str(number), binary, port, bus, **settings)
+            for number, (port, bus) in enumerate(
+                zip(ports[: 2 * SHARDS], ports[2 * SHARDS :], strict=True)
+            )
+        ]
+        self.url = "redis-cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        for node in self.nodes:
+            wait_until(node.answers, f"node {node.port} answers")
+        self._join()
+
+    def _join(self) -> None:
+        first = self.nodes[0]
+        for number, node in enumerate(self.nodes):
+            if number < SHARDS:
+                low, high = number * SLOTS // SHARDS, (number + 1) * SLOTS // SHARDS - 1
+                node.raw.execute_command("CLUSTER", "ADDSLOTSRANGE", low, high)
+            # Epochs of their own from the start: nodes that have to settle them refuse writes.
+            node.raw.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            if node is not first:
+                node.raw.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus_port)
+        for node in self.nodes:
+            wait_until(
+                lambda node=node: self._knows_all(node), f"node {node.port} knows the others"
+            )
+        for primary, replica in zip(self.nodes[:SHARDS], self.nodes[SHARDS:], strict=True):
+            identity = primary.raw.execute_command("CLUSTER", "MYID")
+            replica.raw.execute_command("CLUSTER", "REPLICATE", identity)
+        wait_until(self.healthy, "all replicas are in step")
+
+    def _knows_all(self, node: ClusterNode) -> bool:
+        return cluster_info(node)["cluster_known_nodes"] == str(2 * SHARDS)
+
+    def healthy(self) -> bool:
+        """Every slot is served, and every primary has a replica that is in step."""
+        try:
+            states = [cluster_info(node)["cluster_state"] for node in self.nodes]
+            roles = [node.raw.execute_command("ROLE") for node in self.nodes]
+        except ERRORS:
+            return False
+        primaries = [role for role in roles if role[0] == b"master"]
+        in_step = [role for role in roles if role[0] == b"slave" and role[3] == b"connected"]
+        return (
+            set(states) == {"ok"}
+            and len(primaries) == len(in_step) == SHARDS
+            and all(len(role[2]) == 1 for role in primaries)
+        )
+
+    def primaries(self) -> list[ClusterNode]:
+        return [node for node in self.nodes if node.alive and node.role() == "master"]
+
+    def holder(self, key: str) -> ClusterNode:
+        """The primary that serves a key, by the word of the nodes that answer."""
+        for node in self.nodes:
+            with suppress(*ERRORS):
+                slot = node.raw.execute_command("CLUSTER", "KEYSLOT", key)
+                for first, last, primary, *_ in node.raw.execute_command("CLUSTER", "SLOTS"):
+                    if first <= slot <= last:
+                        return next(one for one in self.nodes if one.port == primary[1])
+        raise AssertionError("no node answers")
+
+    def restart(self, node: ClusterNode) -> ClusterNode:
+        """Start a killed node again in its place."""
+        new = node.restarted()
+        self.nodes[self.nodes.index(node)] = new
+        return new
+
+    def kill(self) -> None:
+        for node in self.nodes:
+            node.kill()
