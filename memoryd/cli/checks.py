@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from memoryd.config import Settings
 
 OLDEST_PYTHON = (3, 11)
-OLDEST_REDIS = "7.0"
 FREE_BYTES_WANTED = 2 << 30
 """Room for the model, the append-only file and its rewrite."""
 
@@ -103,30 +102,30 @@ def redis(url: str | None, binary: Path | None) -> Check:
 
 
 def _running_redis(url: str) -> Check:
-    import redis as library
+    from redis import RedisError
 
-    from memoryd.storage.connection import describe
+    from memoryd.storage.nodes import SyncNodes
+    from memoryd.storage.server import check_server
+    from memoryd.storage.topology import describe, is_cluster
 
     address = describe(url)
+    nodes = SyncNodes(url, socket_timeout=3.0)
+    versions: set[str] = set()
     try:
-        with library.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3) as client:
+        for server, client in nodes.primaries().items():
             info = client.info("everything")
-    except (library.RedisError, OSError) as error:
+            check_server(info, describe(server), clustered=is_cluster(url))
+            versions.add(str(info.get("valkey_version") or info["redis_version"]))
+    except (RedisError, OSError) as error:
         return Check(
             "redis",
             "fail",
             f"{address} does not answer ({error})",
             "start it, or correct MEMORYD_REDIS_URL",
         )
-    version = str(info.get("valkey_version") or info.get("redis_version"))
-    found = f"{address}, version {version}, {info.get('maxmemory_policy')}"
-    if int(str(info.get("redis_version")).split(".")[0]) < int(OLDEST_REDIS.split(".")[0]):
-        return Check("redis", "fail", found, f"use Redis {OLDEST_REDIS} or newer, or Valkey 8")
-    if int(info.get("maxmemory", 0)) and info.get("maxmemory_policy") != "noeviction":
-        return Check(
-            "redis", "fail", found, "set maxmemory-policy noeviction: others evict whole sessions"
-        )
-    return Check("redis", "ok", found)
+    finally:
+        nodes.close()
+    return Check("redis", "ok", f"{address}, version {', '.join(sorted(versions))}")
 
 
 def _embedded_redis(binary: Path | None) -> Check:

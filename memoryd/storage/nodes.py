@@ -120,6 +120,12 @@ class SyncNodes(_Map):
             self._refresh()
         return self._client(self._node(key))
 
+    def primaries(self) -> "dict[str, redis.Redis]":
+        """Return the clients of all servers that take writes, by URL. Raises redis-py's errors."""
+        if self.topology.stale:
+            self._refresh()
+        return {url: self._client(url) for url in self.topology.primaries()}
+
     def _client(self, url: str) -> "redis.Redis":
         if url not in self._clients:
             self._clients[url] = connect_sync(url, socket_timeout=self._socket_timeout)

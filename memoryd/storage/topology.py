@@ -207,8 +207,14 @@ class Sentinel:
 
 
 def topology(url: str) -> Topology:
-    """Choose by the URL's scheme. Raises BadArgument for a URL that names no server."""
-    kind = urlsplit(url).scheme.partition("-")[2]
+    """Choose by the URL's scheme. Raises BadArgument for a URL that names no server or service."""
+    scheme = urlsplit(url).scheme
+    if scheme not in SCHEMES:
+        raise BadArgument(
+            f"{scheme or 'no'} scheme names no Redis: begin the URL with one of "
+            f"{', '.join(f'{known}://' for known in SCHEMES)}."
+        )
+    kind = scheme.partition("-")[2]
     if kind == "cluster":
         return Cluster(url)
     if kind == "sentinel":
