@@ -4,11 +4,13 @@ This package imports typer, rich and nothing heavier; commands import what they 
 run, so that `memoryd --help` answers at once. May import everything; nothing imports it.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from memoryd.cli import admin, doctor, model, serve, session
+from memoryd.cli import admin, doctor, model, serve, session, train
+from memoryd.cli.connection import use_files
 from memoryd.cli.errors import OneLineErrors
 
 app = typer.Typer(
@@ -21,6 +23,7 @@ app.command()(serve.serve)
 app.add_typer(model.app, name="model")
 app.add_typer(session.app, name="session")
 app.add_typer(admin.app, name="admin")
+app.add_typer(train.app, name="train")
 app.command()(doctor.doctor)
 
 
@@ -38,8 +41,21 @@ def _root(
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
     ] = False,
+    tls_roots: Annotated[
+        Path | None,
+        typer.Option(envvar="MEMORYD_TLS_ROOTS", help="PEM certificates to trust; implies --tls."),
+    ] = None,
+    client_cert: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="MEMORYD_CLIENT_CERT", help="PEM certificate to show the daemon; implies --tls."
+        ),
+    ] = None,
+    client_key: Annotated[
+        Path | None, typer.Option(envvar="MEMORYD_CLIENT_KEY", help="PEM key of --client-cert.")
+    ] = None,
 ) -> None:
-    pass
+    use_files(tls_roots, client_key, client_cert)
 
 
 def main() -> None:

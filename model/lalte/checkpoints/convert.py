@@ -37,7 +37,7 @@ _UNTRAINED_NOTE = (
     "a head's budget is full, and from then on the oldest tokens stay. The model remembers the "
     "beginning of a stream and its latest window, and forgets what lies between."
 )
-_PLAIN_NOTE = (
+PLAIN_NOTE = (
     "The checkpoint has no chat template: turns are not framed, and only its end-of-text tokens "
     "end a reply."
 )
@@ -92,7 +92,7 @@ def convert(
             f"its tokenizer has {tokenizer.vocab_size} tokens, its embedding {config.vocab_size}",
         )
     turn_format = turn_format_of(checkpoint, tokenizer)
-    notes = (_UNTRAINED_NOTE, _PLAIN_NOTE) if turn_format.origin == "plain" else (_UNTRAINED_NOTE,)
+    notes = (_UNTRAINED_NOTE, PLAIN_NOTE) if turn_format.origin == "plain" else (_UNTRAINED_NOTE,)
     return write_model_folder(
         dest,
         config=config,

@@ -35,7 +35,7 @@ class Provenance:
 
     source: the file, package or repository, for a person.
     source_sha256: of the weights that were converted.
-    routers: UNTRAINED, or the sha256 of the adapter that holds the trained ones.
+    routers: UNTRAINED, or "trained (...)" with the sha256 of the adapter that holds them.
     license: SPDX identifier, or "" where the source names none.
     notes: sentences that whoever uses the model must know.
     """

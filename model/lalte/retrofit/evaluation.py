@@ -7,17 +7,19 @@ are read by a copy of that state, which then writes the reply greedily.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lalte.config import LTEConfig
 from lalte.model import LaLTE
+from lalte.retrofit.needles import write_sample
 from lalte.state import StateSlots, copy_slot
 
 if TYPE_CHECKING:
-    from lalte.retrofit.needles import Sample
+    from lalte.retrofit.corpus import Corpus
+    from lalte.retrofit.needles import Sample, Task
     from lalte.text import Tokenizer
 
 _BLOCKS_AT_ONCE = 16
@@ -38,35 +40,66 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Right answers of so many, with the Wilson interval at 95 %."""
+class Cell:
+    """One task at one length. kept: mean over samples, heads and the value's tokens."""
 
-    right: int
+    task: Task
+    length: int
     samples: int
+    seed: int
+    right: int
+    kept: float
+    heads_keeping: int  # of all heads: those that kept 95 % or more of the values' tokens
 
     @property
-    def share(self) -> float:
+    def accuracy(self) -> float:
         return self.right / self.samples
 
     @property
     def interval(self) -> tuple[float, float]:
-        z, n, p = 1.96, self.samples, self.share
+        """Wilson's, at 95 %."""
+        z, n, p = 1.96, self.samples, self.accuracy
         centre = p + z * z / (2 * n)
         spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         scale = 1 + z * z / n
         return (centre - spread) / scale, (centre + spread) / scale
 
+    def facts(self) -> dict[str, Any]:
+        """Everything a table needs, for JSON."""
+        ci95 = [round(x, 3) for x in self.interval]
+        return asdict(self) | {"accuracy": self.accuracy, "ci95": ci95}
 
-def with_budget(model: LaLTE, budget: int) -> LaLTE:
-    """Return the same weights with another budget in every LTE layer; its sinks alone: recency."""
+
+def measure(
+    model: LaLTE,
+    tokenizer: Tokenizer,
+    corpus: Corpus,
+    task: Task,
+    length: int,
+    samples: int,
+    seed: int,
+) -> Cell:
+    """Ask `samples` samples of one task and length."""
+    outcomes = [
+        answer(model, tokenizer, write_sample(corpus, tokenizer, task, length, seed, index))
+        for index in range(samples)
+    ]
+    kept = torch.tensor([outcome.kept for outcome in outcomes]).mean(dim=0)
+    right = sum(outcome.right for outcome in outcomes)
+    return Cell(
+        task, length, samples, seed, right, round(float(kept.mean()), 3), int((kept >= 0.95).sum())
+    )
+
+
+def sinks_alone(model: LaLTE) -> LaLTE:
+    """Return the same weights with room for nothing but the sinks beside the window."""
     layers = tuple(
-        replace(layer, budgets=(budget,) * len(layer.budgets))
+        replace(layer, budgets=(layer.sinks,) * len(layer.budgets))
         if isinstance(layer, LTEConfig)
         else layer
         for layer in model.config.layers
     )
-    config = replace(model.config, layers=layers)
-    other = LaLTE(config, model.dtype)
+    other = LaLTE(replace(model.config, layers=layers), model.dtype)
     other.load_state_dict(model.state_dict())
     return other
 

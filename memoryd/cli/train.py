@@ -1,0 +1,114 @@
+"""`memoryd train`: make a model remember, and see what it remembers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memoryd.cli.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+app = typer.Typer(help="Train a converted model to remember, and test it.", no_args_is_help=True)
+
+Model = Annotated[Path | None, typer.Option(help="A model folder; default: the default model's.")]
+Data = Annotated[
+    Path, typer.Option(help="Folder with books.jsonl.xz and dialogues.jsonl.xz (JSON lines).")
+]
+
+
+@app.command()
+def retrofit(
+    config: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    data: Data,
+    run: Annotated[
+        Path, typer.Option(help="Folder for shards and checkpoints (tens of MB a stream).")
+    ],
+    result: Annotated[Path, typer.Option(help="Folder for the adapter and its result.json.")],
+    model: Model = None,
+) -> None:
+    """Train routers for a converted model; called again, it goes on where it was."""
+    with _refusals():
+        from lalte.checkpoints.cache import default_model_dir
+        from lalte.retrofit.config import read_config
+        from lalte.retrofit.recipe import Places
+        from lalte.retrofit.recipe import retrofit as train
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        base = model or default_model_dir()
+        typer.echo(train(read_config(config), Places(base, data, run, result)))
+
+
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="An adapter file.")],
+    dest: Annotated[Path, typer.Argument(help="The model folder to write; must not exist.")],
+    model: Model = None,
+) -> None:
+    """Put an adapter's routers into a converted model."""
+    with _refusals():
+        from lalte.checkpoints.adapter import merge_adapter, read_adapter
+        from lalte.checkpoints.cache import default_model_dir
+
+        merge_adapter(model or default_model_dir(), read_adapter(adapter), dest)
+    typer.echo(dest)
+
+
+@app.command()
+def needles(
+    data: Data,
+    config: Annotated[Path, typer.Option(help="The recipe: which books were held out.")],
+    length: Annotated[list[int], typer.Option(help="Tokens of a prompt; may be repeated.")],
+    samples: Annotated[int, typer.Option(help="Samples of each task and length.")] = 10,
+    task: Annotated[
+        list[str] | None, typer.Option(help="single_1, _2 or _3; default: all three.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 1,
+    recency: Annotated[
+        bool, typer.Option(help="Retain the sinks alone: the window is all there is.")
+    ] = False,
+    threads: Annotated[int, typer.Option(help="Of torch.")] = 1,
+    model: Model = None,
+) -> None:
+    """Hide a needle in a stream, then ask for it; prints one JSON object a cell."""
+    with _refusals():
+        import torch
+
+        from lalte.checkpoints.cache import default_model_dir
+        from lalte.checkpoints.load import load_model
+        from lalte.retrofit.config import read_config
+        from lalte.retrofit.corpus import read_corpus
+        from lalte.retrofit.evaluation import measure, sinks_alone
+        from lalte.retrofit.needles import TASKS
+
+        torch.set_num_threads(threads)
+        unknown = set(task or ()) - set(TASKS)
+        if unknown:
+            raise Refused(f"unknown tasks {sorted(unknown)}; there are {', '.join(TASKS)}")
+        corpus = read_corpus(data, read_config(config).held_out_books, held_out=True)
+        loaded = load_model(model or default_model_dir())
+        chosen = sinks_alone(loaded.model) if recency else loaded.model
+        for tokens in length:
+            for name in [known for known in TASKS if known in (task or TASKS)]:
+                cell = measure(chosen, loaded.tokenizer, corpus, name, tokens, samples, seed)
+                facts = {"model": loaded.fingerprint, "routers": loaded.manifest.provenance.routers}
+                typer.echo(json.dumps(cell.facts() | facts | {"recency": recency}))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What a person can act on leaves as Refused; bugs keep their traceback."""
+    from lalte.checkpoints.errors import CheckpointError
+    from lalte.config import ConfigError
+    from lalte.retrofit.errors import RetrofitError
+
+    try:
+        yield
+    except (CheckpointError, ConfigError, RetrofitError) as error:
+        raise Refused(str(error)) from error

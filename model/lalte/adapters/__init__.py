@@ -1,0 +1,1 @@
+"""Adapters that ship with the package: one folder a model, its recipe beside the weights."""

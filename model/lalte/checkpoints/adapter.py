@@ -1,0 +1,123 @@
+"""Adapters: the trained parts of a retrofit, without the base model's weights.
+
+An adapter is one safetensors file. Its metadata names the format and the sha256 of the weights that
+it was trained on; it fits no others, and says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from lalte.checkpoints.convert import PLAIN_NOTE
+from lalte.checkpoints.errors import CheckpointError
+from lalte.checkpoints.folder import write_model_folder
+from lalte.checkpoints.hashing import sha256_hex
+from lalte.checkpoints.llama import check_tensors
+from lalte.checkpoints.manifest import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    TURN_FORMAT_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    verify_folder,
+)
+from lalte.config import ModelConfig
+from lalte.names import router_parameter_names
+from lalte.text import TurnFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+FORMAT = "lalte adapter 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """tensors: by our names, the routers. sha256: of the adapter's file; base_sha256: of the base.
+
+    note: a sentence that whoever uses the merged model must know.
+    """
+
+    tensors: Mapping[str, Tensor]
+    sha256: str
+    base_sha256: str
+    note: str
+
+    @property
+    def label(self) -> str:
+        """What a manifest says of routers from this adapter."""
+        return f"trained ({self.sha256})"
+
+
+def write_adapter(path: Path, tensors: Mapping[str, Tensor], base_sha256: str, note: str) -> None:
+    """Write an adapter file; the same input gives the same bytes."""
+    metadata = {"format": FORMAT, "base_sha256": base_sha256, "note": note}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), path, metadata)
+    path.chmod(0o644)
+
+
+def read_adapter(path: Path) -> Adapter:
+    """Read an adapter file. Raises CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(path, f"cannot be read as an adapter: {error}") from error
+    if metadata.get("format") != FORMAT:
+        found = metadata.get("format", "none")
+        raise CheckpointError(path, f"has adapter format {found!r}; this memoryd reads {FORMAT!r}")
+    return Adapter(tensors, sha256_hex([path]), metadata["base_sha256"], metadata["note"])
+
+
+def merge_adapter(base: Path, adapter: Adapter, dest: Path) -> Manifest:
+    """Write the model folder `dest`: the model of `base` with the adapter's routers.
+
+    `dest` may be `base`, which is then replaced. Raises CheckpointError when the adapter was
+    trained for other weights, or its tensors do not fit.
+    """
+    manifest = verify_folder(base)
+    provenance = manifest.provenance
+    if provenance.source_sha256 != adapter.base_sha256:
+        raise CheckpointError(
+            base,
+            f"was converted from weights with sha256 {provenance.source_sha256}, but the adapter "
+            f"was trained on {adapter.base_sha256}. Convert those weights, or train an adapter for "
+            "these: `memoryd train retrofit`",
+        )
+    config = ModelConfig.from_json((base / CONFIG_FILE).read_text(encoding="utf-8"))
+    tensors = load_file(base / WEIGHTS_FILE)
+    check_tensors(
+        f"the adapter for {base}",
+        {name: tuple(tensors[name].shape) for name in router_parameter_names(config)},
+        {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()},
+    )
+    # What was said of the routers before is no longer true.
+    notes = (adapter.note, *(note for note in provenance.notes if note == PLAIN_NOTE))
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as scratch:
+        draft = Path(scratch) / dest.name
+        merged = write_model_folder(
+            draft,
+            config=config,
+            tensors=tensors | dict(adapter.tensors),
+            tokenizer_json=(base / TOKENIZER_FILE).read_text(encoding="utf-8"),
+            turn_format=TurnFormat.from_json((base / TURN_FORMAT_FILE).read_text(encoding="utf-8")),
+            provenance=replace(provenance, routers=adapter.label, notes=notes),
+        )
+        if dest.resolve() == base.resolve():
+            shutil.move(base, Path(scratch) / "replaced")
+        elif dest.exists():
+            raise CheckpointError(dest, "exists already; remove it or choose another place")
+        draft.rename(dest)
+    return merged
