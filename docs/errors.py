@@ -27,6 +27,8 @@ EXAMPLES = {
         "the message is 5242880 bytes, at most 4194304 are taken: cut it into pieces"
     ),
     Reason.BAD_CREDENTIALS: "the key is not known here",
+    Reason.SCOPE_MISSING: "the key lacks the scope write: use one that has it",
+    Reason.KEY_NOT_FOUND: "There is no API key with the id '1f0c': list the keys.",
     Reason.SESSION_NOT_FOUND: "there is no session 'alice'",
     Reason.MODEL_NOT_FOUND: "this daemon serves smollm2-135m-lalte, not 'other'",
     Reason.SESSION_EXISTS: "Session default/alice exists: use it as it is, or delete it first.",
@@ -57,6 +59,7 @@ EXAMPLES = {
         "maxmemory, then retry."
     ),
     Reason.SLOTS_BUSY: "all 32 slots are in use; retry",
+    Reason.LANES_BUSY: "264 replies are being written or wait, which is all that may; retry",
     Reason.OWNERSHIP_LOST: "the session has just moved to 10.0.0.7:7420; retry",
     Reason.OWNER_UNREACHABLE: (
         "the session's owner at 10.0.0.7:7420 does not answer; retry until another takes over"

@@ -49,6 +49,7 @@ class Daemon:
         settings = self.settings
         try:
             self._server = Server(settings)
+            self._start_observing()
             url, durability, storage_name = await self._start_storage()
             options = EngineOptions(
                 slots=settings.slots,
@@ -67,17 +68,41 @@ class Daemon:
                 )
             await self._start_sessions(url, durability, folder)
             await self._start_heartbeat(url)
-            await self._serve(durability, storage_name)
+            await self._serve(url, durability, storage_name)
         except BaseException:
             await self._stack.aclose()
             raise
 
+    def _start_observing(self) -> None:
+        """Metrics are always counted; who wants to see them or traces says where."""
+        from memoryd.metrics import Metrics, listening
+        from memoryd.tracing import NoTracing, OpenTelemetry, Tracing
+
+        settings = self.settings
+        self._metrics = Metrics()
+        if settings.metrics_listen is not None:
+            try:
+                port = self._stack.enter_context(listening(self._metrics, settings.metrics_listen))
+            except OSError as error:
+                raise SettingsError(
+                    f"metrics_listen={settings.metrics_listen} cannot be listened on "
+                    f"({error.strerror}): stop what listens there, or choose another port"
+                ) from None
+            logger.info("metrics", port=port)
+        self._tracing: Tracing = NoTracing()
+        if settings.otlp_endpoint is not None:
+            exporting = OpenTelemetry.exporting(self.daemon_id, settings.otlp_endpoint)
+            self._stack.push_async_callback(asyncio.to_thread, exporting.close)
+            self._tracing = exporting
+
     async def _start_storage(self) -> tuple[str, Durability, str]:
         """Finds or starts Redis; gives its URL, what an ack survives, and its name for people."""
+        from memoryd.storage.topology import describe
+
         settings = self.settings
         if settings.redis_url is not None:
             durability = "everysec" if settings.durability == "auto" else settings.durability
-            return settings.redis_url, durability, settings.redis_url.rpartition("@")[2]
+            return settings.redis_url, durability, describe(settings.redis_url)
         from memoryd.storage.embedded import EmbeddedServer
 
         wanted = settings.durability
@@ -122,6 +147,7 @@ class Daemon:
                 model_id=f"{info.model}@{info.fingerprint}",
                 numerics=info.numerics,
                 daemon_id=self.daemon_id,
+                metrics=self._metrics,
                 limits=Limits(
                     checkpoint_tokens=settings.checkpoint_tokens,
                     backlog_soft_tokens=settings.backlog_soft_tokens,
@@ -158,20 +184,30 @@ class Daemon:
             task = asyncio.ensure_future(work)
             self._stack.callback(task.cancel)
 
-    async def _serve(self, durability: Durability, storage_name: str) -> None:
-        from memoryd.rpc.auth import Authenticator
+    async def _serve(self, url: str, durability: Durability, storage_name: str) -> None:
+        from memoryd.rpc.admission import Admission
+        from memoryd.rpc.auth import RECHECK_SECONDS, Authenticator
         from memoryd.rpc.calls import Host
         from memoryd.rpc.forward import Peers
         from memoryd.rpc.server import transport_options
+        from memoryd.rpc.tls import peer_credentials
+        from memoryd.storage.api_keys import ApiKeyStore
 
         settings = self.settings
-        peers = Peers(transport_options(settings))
+        peers = Peers(transport_options(settings), peer_credentials(settings))
         self._stack.push_async_callback(peers.close)
+        api_keys = ApiKeyStore(url, durability=durability, deadline=settings.storage_deadline)
+        self._stack.push_async_callback(api_keys.close)
+        authenticator = Authenticator(settings.api_keys, api_keys)
         self._host = Host(
             settings=settings,
             manager=self._manager,
             info=self._info,
-            authenticator=Authenticator(settings.api_keys),
+            authenticator=authenticator,
+            api_keys=api_keys,
+            admission=Admission(settings.lanes, settings.max_waiting_replies),
+            metrics=self._metrics,
+            tracing=self._tracing,
             peers=peers,
             address=settings.advertise or self._server.address,
             storage_name=storage_name,
@@ -179,6 +215,21 @@ class Daemon:
             start_ms=self._manager.services.now_ms(),
             shut_down=self._ended.set,
         )
+        self._metrics.watch(self._host.snapshot)
+
+        async def recheck_keys() -> None:
+            while True:
+                await asyncio.sleep(RECHECK_SECONDS)
+                await authenticator.recheck()
+
+        task = asyncio.ensure_future(recheck_keys())
+        self._stack.callback(task.cancel)
+        if settings.api_keys and settings.tls_cert is None and not settings.listens_on_loopback:
+            logger.warning(
+                "keys_in_plain_text",
+                listen=settings.listen,
+                advice="set tls_cert and tls_key, or let only an encrypting proxy reach the port",
+            )
         await self._server.start(self._host)
         logger.info(
             "ready",

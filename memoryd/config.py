@@ -20,6 +20,7 @@ from pydantic_settings import SettingsError as UnreadableSource
 from yaml import YAMLError
 
 from memoryd.errors import BadArgument
+from memoryd.scopes import Scope
 from memoryd.storage.keys import validate_name
 
 DEFAULT_LISTEN = "127.0.0.1:7420"
@@ -34,6 +35,7 @@ class ApiKey(BaseModel):
 
     tenant: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    scopes: tuple[Scope, ...] = tuple(Scope)
 
     @field_validator("tenant")
     @classmethod
@@ -76,11 +78,19 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(default=60.0, gt=0)  # seconds that running replies get on drain
     max_connection_age: float = Field(default=0.0, ge=0)  # seconds; 0 keeps connections
 
+    max_waiting_replies: int = Field(default=256, ge=0)  # beyond those on lanes
+
     api_keys: tuple[ApiKey, ...] = ()  # empty: every caller is the tenant "default"
+    tls_cert: Path | None = None  # PEM chain of this daemon; None speaks plain text
+    tls_key: Path | None = None  # PEM key of tls_cert, not encrypted
+    tls_client_ca: Path | None = None  # PEM; callers must show a certificate that it signed
+    tls_peer_ca: Path | None = None  # PEM; signs other daemons' certificates; None: the system's
+    metrics_listen: str | None = None  # host:port of the Prometheus listener; None: there is none
+    otlp_endpoint: str | None = None  # URL of an OpenTelemetry collector; None: no traces
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
 
-    @field_validator("listen", "advertise")
+    @field_validator("listen", "advertise", "metrics_listen")
     @classmethod
     def _host_and_port(cls, value: str | None) -> str | None:
         if value is not None:
@@ -93,16 +103,24 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Self:
         if self.backlog_hard_tokens < self.backlog_soft_tokens:
             raise ValueError("backlog_hard_tokens must not be below backlog_soft_tokens")
-        if not self.api_keys and not _is_loopback(self.listen.rpartition(":")[0]):
+        if not self.api_keys and not self.listens_on_loopback:
             raise ValueError(
                 f"listen={self.listen} is reachable from outside and no api_keys are set: "
                 "listen on 127.0.0.1, or set api_keys in the configuration file"
             )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together: set both, or neither")
+        if self.tls_cert is None and (self.tls_client_ca or self.tls_peer_ca):
+            raise ValueError("tls_client_ca and tls_peer_ca need tls_cert and tls_key: set them")
         if len({key.sha256 for key in self.api_keys}) < len(self.api_keys):
             raise ValueError("two of api_keys have the same sha256: give each caller its own key")
         if self.durability == "replicated" and self.redis_url is None:
             raise ValueError("durability=replicated needs redis_url: the private server has none")
         return self
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        return _is_loopback(self.listen.rpartition(":")[0])
 
     @classmethod
     def load(cls, config_file: Path | None = None, **flags: object) -> Self:

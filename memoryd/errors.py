@@ -50,6 +50,14 @@ class BadCredentials(MemorydError):
     reason = Reason.BAD_CREDENTIALS
 
 
+class ScopeMissing(MemorydError):
+    reason = Reason.SCOPE_MISSING
+
+
+class KeyNotFound(MemorydError):
+    reason = Reason.KEY_NOT_FOUND
+
+
 class SessionNotFound(MemorydError):
     reason = Reason.SESSION_NOT_FOUND
 
@@ -122,6 +130,10 @@ class SlotsBusy(MemorydError):
     reason = Reason.SLOTS_BUSY
 
 
+class LanesBusy(MemorydError):
+    reason = Reason.LANES_BUSY
+
+
 class OwnershipLost(MemorydError):
     reason = Reason.OWNERSHIP_LOST
 
@@ -144,6 +156,10 @@ class StateCorrupt(MemorydError):
 
 class AcknowledgedLost(MemorydError):
     reason = Reason.ACKNOWLEDGED_LOST
+
+
+class DeadlinePassed(MemorydError):
+    reason = Reason.DEADLINE
 
 
 class NotInThisVersion(MemorydError):

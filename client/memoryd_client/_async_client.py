@@ -15,15 +15,18 @@ from memoryd_client._flow import Flow
 from memoryd_client._retry import Attempts, Retry
 from memoryd_client._types import (
     Ack,
+    ApiKey,
     AppendResult,
     Completion,
     Freshness,
     Inspection,
     ModelInfo,
+    NewApiKey,
     Offset,
     Progress,
     Role,
     Sampling,
+    Scope,
     Session,
     Stats,
     Tls,
@@ -242,6 +245,20 @@ class AsyncClient:
     async def drain(self, *, timeout: float | None = None) -> int:  # noqa: ASYNC109
         attempts = Attempts(self._retry, timeout, idempotent=False)
         return await self._answer(_calls.drain(attempts))
+
+    async def create_api_key(self, tenant: str, scopes: Sequence[Scope]) -> NewApiKey:
+        attempts = self._attempts(idempotent=False)
+        return await self._answer(_calls.create_api_key(tenant, scopes, attempts))
+
+    async def list_api_keys(self, tenant: str = "") -> list[ApiKey]:
+        return await self._answer(_calls.list_api_keys(tenant, self._attempts()))
+
+    async def revoke_api_key(self, key_id: str) -> None:
+        await self._answer(_calls.revoke_api_key(key_id, self._attempts()))
+
+    async def rotate_api_key(self, key_id: str, *, grace: timedelta | None = None) -> NewApiKey:
+        attempts = self._attempts(idempotent=False)
+        return await self._answer(_calls.rotate_api_key(key_id, grace, attempts))
 
     async def is_serving(self) -> bool:
         return await self._answer(_calls.is_serving(self._attempts()))

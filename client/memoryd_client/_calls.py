@@ -16,13 +16,24 @@ from memoryd_client._append import WriterNumbers
 from memoryd_client._errors import (
     BadArgument,
     GenerationChanged,
+    KeyNotFound,
     MemorydError,
     SessionExists,
     SessionNotFound,
 )
 from memoryd_client._flow import Emit, Flow, Invoke, Rpc, Sleep
 from memoryd_client._retry import Attempts
-from memoryd_client._types import AppendResult, Inspection, ModelInfo, Offset, Role, Session, Stats
+from memoryd_client._types import (
+    ApiKey,
+    AppendResult,
+    Inspection,
+    ModelInfo,
+    NewApiKey,
+    Offset,
+    Role,
+    Session,
+    Stats,
+)
 from memoryd_proto.v1 import admin_pb2, memory_pb2, session_pb2
 
 T = TypeVar("T")
@@ -171,6 +182,45 @@ def drain(attempts: Attempts) -> Flow[int]:
         lambda response: response.sessions_released,
         attempts,
     )
+
+
+def create_api_key(tenant: str, scopes: Sequence[str], attempts: Attempts) -> Flow[NewApiKey]:
+    """Make a key."""
+    return unary(
+        Rpc("admin", "CreateApiKey"),
+        admin_pb2.CreateApiKeyRequest(tenant=tenant, scopes=scopes),
+        _responses.new_api_key,
+        attempts,
+    )
+
+
+def list_api_keys(tenant: str, attempts: Attempts) -> Flow[list[ApiKey]]:
+    """All keys, or those of one tenant."""
+    return unary(
+        Rpc("admin", "ListApiKeys"),
+        admin_pb2.ListApiKeysRequest(tenant=tenant),
+        lambda response: [_responses.api_key(key) for key in response.keys],
+        attempts,
+    )
+
+
+def revoke_api_key(identity: str, attempts: Attempts) -> Flow[None]:
+    """Revoke; a retry that finds the key gone has done its work earlier."""
+    request = admin_pb2.RevokeApiKeyRequest(id=identity)
+    try:
+        yield from unary(Rpc("admin", "RevokeApiKey"), request, lambda _response: None, attempts)
+    except KeyNotFound:
+        if not attempts.failed_before:
+            raise
+        yield Emit(None)
+
+
+def rotate_api_key(identity: str, grace: timedelta | None, attempts: Attempts) -> Flow[NewApiKey]:
+    """Replace a key."""
+    request = admin_pb2.RotateApiKeyRequest(id=identity)
+    if grace is not None:
+        request.grace.FromTimedelta(grace)
+    return unary(Rpc("admin", "RotateApiKey"), request, _responses.new_api_key, attempts)
 
 
 def is_serving(attempts: Attempts) -> Flow[bool]:

@@ -12,15 +12,18 @@ from memoryd_client._flow import Flow
 from memoryd_client._retry import Attempts, Retry
 from memoryd_client._types import (
     Ack,
+    ApiKey,
     AppendResult,
     Completion,
     Freshness,
     Inspection,
     ModelInfo,
+    NewApiKey,
     Offset,
     Progress,
     Role,
     Sampling,
+    Scope,
     Session,
     Stats,
     Tls,
@@ -271,6 +274,24 @@ class Client:
     def drain(self, *, timeout: float | None = None) -> int:
         """End the daemon once every session is checkpointed; how many it released."""
         return self._answer(_calls.drain(Attempts(self._retry, timeout, idempotent=False)))
+
+    def create_api_key(self, tenant: str, scopes: Sequence[Scope]) -> NewApiKey:
+        """Make a key for a tenant; its secret is shown this once. Needs the admin scope."""
+        attempts = self._attempts(idempotent=False)
+        return self._answer(_calls.create_api_key(tenant, scopes, attempts))
+
+    def list_api_keys(self, tenant: str = "") -> list[ApiKey]:
+        """The keys of all tenants or of one, oldest first, without secrets."""
+        return self._answer(_calls.list_api_keys(tenant, self._attempts()))
+
+    def revoke_api_key(self, key_id: str) -> None:
+        """Make a key worthless, on every daemon within ten seconds."""
+        self._answer(_calls.revoke_api_key(key_id, self._attempts()))
+
+    def rotate_api_key(self, key_id: str, *, grace: timedelta | None = None) -> NewApiKey:
+        """A new key like `key_id`, which itself works on for `grace`; None revokes it at once."""
+        attempts = self._attempts(idempotent=False)
+        return self._answer(_calls.rotate_api_key(key_id, grace, attempts))
 
     def is_serving(self) -> bool:
         """The standard health check: the daemon takes calls."""

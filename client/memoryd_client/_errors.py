@@ -93,6 +93,18 @@ class BadCredentials(_Reasoned):
     row = Reason.BAD_CREDENTIALS
 
 
+class ScopeMissing(_Reasoned):
+    """The API key is valid, and not for this call."""
+
+    row = Reason.SCOPE_MISSING
+
+
+class KeyNotFound(_Reasoned):
+    """There is no API key with this id."""
+
+    row = Reason.KEY_NOT_FOUND
+
+
 class SessionNotFound(_Reasoned):
     """No such session for this key."""
 
@@ -199,6 +211,12 @@ class SlotsBusy(_Reasoned):
     """Every slot of the daemon is in use."""
 
     row = Reason.SLOTS_BUSY
+
+
+class LanesBusy(_Reasoned):
+    """Too many replies wait to be written."""
+
+    row = Reason.LANES_BUSY
 
 
 class OwnershipLost(_Reasoned):

@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from memoryd_client._types import (
+    ApiKey,
     AppendResult,
     Completion,
     FinishReason,
     Inspection,
     ModelInfo,
+    NewApiKey,
     Offset,
     RetainedHead,
     RetainedToken,
@@ -136,3 +138,21 @@ def stats(message: admin_pb2.GetStatsResponse) -> Stats:
         durability=message.durability,
         draining=message.draining,
     )
+
+
+def api_key(message: admin_pb2.ApiKey) -> ApiKey:
+    """A key without its secret."""
+    return ApiKey(
+        id=message.id,
+        tenant=message.tenant,
+        scopes=tuple(message.scopes),
+        create_time=_time(message.create_time),
+        expire_time=_time(message.expire_time),
+    )
+
+
+def new_api_key(
+    message: admin_pb2.CreateApiKeyResponse | admin_pb2.RotateApiKeyResponse,
+) -> NewApiKey:
+    """A key with its secret."""
+    return NewApiKey(api_key(message.key), message.secret)

@@ -273,6 +273,33 @@ class Stats:
     draining: bool
 
 
+class Scope(StrEnum):
+    """What an API key may do; none of them implies another."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key as it can be shown. expire_time: None where it works until it is revoked."""
+
+    id: str
+    tenant: str
+    scopes: tuple[str, ...]
+    create_time: datetime | None
+    expire_time: datetime | None
+
+
+@dataclass(frozen=True)
+class NewApiKey:
+    """A key that was just made. secret: the whole key, shown this once."""
+
+    key: ApiKey
+    secret: str = field(repr=False)
+
+
 @dataclass(frozen=True)
 class Tls:
     """An encrypted channel. PEM bytes; the defaults trust the system's roots.

@@ -1,11 +1,20 @@
-"""`memoryd admin`: look at a daemon and end it."""
+"""`memoryd admin`: look at a daemon, end it, and hand out keys."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from memoryd.cli import output
 from memoryd.cli.connection import DEFAULT_TARGET, ApiKey, AsJson, Target, UseTls, connect
+from memoryd.cli.errors import Refused
 
-app = typer.Typer(help="Look at a daemon and end it.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from memoryd_client import NewApiKey, Scope
+
+app = typer.Typer(help="Look at a daemon, end it, and hand out keys.", no_args_is_help=True)
+keys = typer.Typer(help="API keys of all tenants; needs the admin scope.", no_args_is_help=True)
+app.add_typer(keys, name="key")
 
 
 @app.command()
@@ -48,3 +57,102 @@ def drain(target: Target = DEFAULT_TARGET, api_key: ApiKey = None, tls: UseTls =
     with connect(target, api_key, tls) as client:
         released = client.drain()
     typer.echo(f"drained: {released} sessions released")
+
+
+@keys.command()
+def create(
+    tenant: Annotated[str, typer.Argument(help="Tenant that the key speaks for.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="read, write or admin; may be repeated. Default: read and write."),
+    ] = None,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    tls: UseTls = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. It is printed this once and stored nowhere."""
+    from memoryd_client import Scope
+
+    scopes = _scopes(scope) or [Scope.READ, Scope.WRITE]
+    with connect(target, api_key, tls) as client:
+        _print_new(client.create_api_key(tenant, scopes), as_json)
+
+
+@keys.command()
+def ls(
+    tenant: Annotated[str, typer.Argument(help="Only keys of this tenant.")] = "",
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    tls: UseTls = False,
+    as_json: AsJson = False,
+) -> None:
+    """List keys, without their secrets."""
+    with connect(target, api_key, tls) as client:
+        found = client.list_api_keys(tenant)
+    if as_json:
+        output.print_json(found)
+        return
+    output.print_table(
+        ["id", "tenant", "scopes", "made", "works until"],
+        [
+            (
+                key.id,
+                key.tenant,
+                ", ".join(key.scopes),
+                output.since(key.create_time),
+                key.expire_time.isoformat(timespec="seconds") if key.expire_time else "revoked",
+            )
+            for key in found
+        ],
+    )
+
+
+@keys.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The key's id, between md_ and the secret.")],
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    tls: UseTls = False,
+) -> None:
+    """Make a key worthless, on every daemon within ten seconds."""
+    with connect(target, api_key, tls) as client:
+        client.revoke_api_key(key_id)
+    typer.echo(f"revoked: {key_id}")
+
+
+@keys.command()
+def rotate(
+    key_id: Annotated[str, typer.Argument(help="The key's id, between md_ and the secret.")],
+    grace: Annotated[float, typer.Option(help="Seconds for which the old key works on.")] = 0.0,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    tls: UseTls = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key like another one, which works on for a while and then no more."""
+    with connect(target, api_key, tls) as client:
+        _print_new(client.rotate_api_key(key_id, grace=timedelta(seconds=grace)), as_json)
+
+
+def _scopes(names: list[str] | None) -> "list[Scope]":
+    from memoryd_client import Scope
+
+    try:
+        return [Scope(name) for name in names or ()]
+    except ValueError as error:
+        raise Refused(f"{error}: a scope is read, write or admin") from None
+
+
+def _print_new(made: "NewApiKey", as_json: bool) -> None:
+    if as_json:
+        output.print_json(made)
+        return
+    output.print_facts(
+        [
+            ("id", made.key.id),
+            ("tenant", made.key.tenant),
+            ("scopes", ", ".join(made.key.scopes)),
+            ("key", made.secret),
+        ]
+    )

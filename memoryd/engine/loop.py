@@ -115,14 +115,14 @@ class EngineLoop:
         emit: Callable[[Sequence[Event]], None],
     ) -> None:
         self.inbox: SimpleQueue[Command] = SimpleQueue()
-        self.stats = EngineStats(0, options.slots, 0, options.lanes, 0, 0, 0)
+        self.stats = EngineStats(0, options.slots, 0, options.lanes, 0, 0, 0, 0, 0, 0)
         self._load = load
         self._options = options
         self._emit = emit
         self._events: list[Event] = []
         self._replies: dict[int, Reply] = {}
-        self._absorbed_tokens = 0
-        self._generated_tokens = 0
+        self._absorbed_tokens = self._absorb_steps = 0
+        self._generated_tokens = self._decode_steps = 0
         self._stopping = False
 
     def run(self) -> None:
@@ -172,9 +172,12 @@ class EngineLoop:
             slots_total=self._options.slots,
             lanes_used=lanes.used,
             lanes_total=lanes.count,
+            waiting=self._scheduler.waiting,
             backlog_tokens=self._scheduler.backlog_tokens,
             absorbed_tokens=self._absorbed_tokens,
+            absorb_steps=self._absorb_steps,
             generated_tokens=self._generated_tokens,
+            decode_steps=self._decode_steps,
         )
         if self._events:
             self._emit(self._events)
@@ -293,6 +296,7 @@ class EngineLoop:
             for generation in generations:
                 self._fail(generation, _sentence(error))
             return
+        self._decode_steps += 1
         for generation, token in zip(generations, drawn, strict=True):
             self._accept(generation, token)
 
@@ -341,6 +345,7 @@ class EngineLoop:
                 self._events.append(SessionFailed(item.session, reason))
             return
         self._scheduler.did_absorb(batch)
+        self._absorb_steps += 1
         for item in batch.items:
             self._absorbed_tokens += len(item.tokens)
             session = self._scheduler.session(item.session)

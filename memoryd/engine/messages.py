@@ -77,15 +77,21 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Figures as of the last step; the totals count from the start."""
+    """Figures as of the last step; the totals count from the start.
+
+    waiting: generations without a lane. Tokens by steps tell how well work is batched.
+    """
 
     slots_used: int
     slots_total: int
     lanes_used: int
     lanes_total: int
+    waiting: int
     backlog_tokens: int
     absorbed_tokens: int
+    absorb_steps: int
     generated_tokens: int
+    decode_steps: int
 
 
 @dataclass(frozen=True)

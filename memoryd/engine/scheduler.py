@@ -136,6 +136,11 @@ class Scheduler:
     def backlog_tokens(self) -> int:
         return sum(len(s.backlog) for s in self._sessions.values())
 
+    @property
+    def waiting(self) -> int:
+        """Generations without a lane."""
+        return len(self._waiting)
+
     def open(self, number: int, offset: int) -> int | None:
         """The slot for a session whose state stands at `offset`, or None where all are taken."""
         if not self._free_slots:

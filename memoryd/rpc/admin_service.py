@@ -1,15 +1,19 @@
-"""AdminService: the model, figures, and the end."""
+"""AdminService: the model, figures, the end, and API keys."""
 
 import asyncio
 from importlib.metadata import version
-from typing import Any, NoReturn
 
 import psutil
+import structlog
 from google.protobuf import timestamp_pb2
 
-from memoryd.errors import NotInThisVersion, StorageUnavailable
+from memoryd.errors import StorageUnavailable
+from memoryd.rpc import convert
 from memoryd.rpc.calls import Call, Servicer, detached, unary
+from memoryd.storage.keys import validate_name
 from memoryd_proto.v1 import admin_pb2, admin_pb2_grpc
+
+logger = structlog.get_logger(__name__)
 
 _PATH = "/memoryd.v1.AdminService/"
 
@@ -85,17 +89,47 @@ class AdminService(Servicer, admin_pb2_grpc.AdminServiceServicer):
         return admin_pb2.DrainResponse(sessions_released=released)
 
     @unary(_PATH + "CreateApiKey", admin_pb2.CreateApiKeyResponse)
-    async def CreateApiKey(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
-        _by_settings()
+    async def CreateApiKey(  # noqa: N802
+        self,
+        request: admin_pb2.CreateApiKeyRequest,
+        call: Call,
+    ) -> admin_pb2.CreateApiKeyResponse:
+        tenant = validate_name(request.tenant, "tenant name")
+        scopes = convert.scopes(request.scopes)
+        now_ms = self.manager.services.now_ms()
+        record, secret = await detached(self.host.api_keys.create(tenant, scopes, now_ms))
+        logger.info("api_key_created", key_id=record.id, of=tenant, scopes=scopes, by=call.tenant)
+        return admin_pb2.CreateApiKeyResponse(key=convert.api_key(record), secret=secret)
 
     @unary(_PATH + "ListApiKeys", admin_pb2.ListApiKeysResponse)
-    async def ListApiKeys(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
-        _by_settings()
+    async def ListApiKeys(  # noqa: N802
+        self,
+        request: admin_pb2.ListApiKeysRequest,
+        call: Call,  # noqa: ARG002
+    ) -> admin_pb2.ListApiKeysResponse:
+        records = await detached(self.host.api_keys.keys(request.tenant))
+        return admin_pb2.ListApiKeysResponse(keys=[convert.api_key(record) for record in records])
 
     @unary(_PATH + "RevokeApiKey", admin_pb2.RevokeApiKeyResponse)
-    async def RevokeApiKey(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
-        _by_settings()
+    async def RevokeApiKey(  # noqa: N802
+        self,
+        request: admin_pb2.RevokeApiKeyRequest,
+        call: Call,
+    ) -> admin_pb2.RevokeApiKeyResponse:
+        await detached(self.host.api_keys.revoke(request.id))
+        self.host.authenticator.forget(request.id)
+        logger.info("api_key_revoked", key_id=request.id, by=call.tenant)
+        return admin_pb2.RevokeApiKeyResponse()
 
-
-def _by_settings() -> NoReturn:
-    raise NotInThisVersion("keys are set by api_keys in the configuration file in this version")
+    @unary(_PATH + "RotateApiKey", admin_pb2.RotateApiKeyResponse)
+    async def RotateApiKey(  # noqa: N802
+        self,
+        request: admin_pb2.RotateApiKeyRequest,
+        call: Call,
+    ) -> admin_pb2.RotateApiKeyResponse:
+        grace_ms = convert.grace_ms(request.grace) if request.HasField("grace") else 0
+        now_ms = self.manager.services.now_ms()
+        record, secret = await detached(self.host.api_keys.rotate(request.id, grace_ms, now_ms))
+        self.host.authenticator.forget(request.id)
+        logger.info("api_key_rotated", key_id=request.id, new=record.id, by=call.tenant)
+        return admin_pb2.RotateApiKeyResponse(key=convert.api_key(record), secret=secret)

@@ -2,9 +2,16 @@
 
 import asyncio
 import functools
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, contextmanager
+from collections import Counter
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+)
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
@@ -14,13 +21,27 @@ from google.protobuf.message import Message
 
 from memoryd.config import Settings
 from memoryd.engine.messages import EngineInfo
-from memoryd.errors import Draining, MemorydError, MessageTooLarge, OwnershipLost
+from memoryd.errors import (
+    DeadlinePassed,
+    Draining,
+    MemorydError,
+    MessageTooLarge,
+    OwnershipLost,
+)
+from memoryd.metrics import Metrics, Snapshot
+from memoryd.rpc import permissions
+from memoryd.rpc.admission import Admission
+from memoryd.rpc.arrival import Arrival
 from memoryd.rpc.auth import Authenticator
+from memoryd.rpc.decoding import Undecodable
 from memoryd.rpc.forward import HOP_KEY, Peers, RemoteError
 from memoryd.rpc.status import abort
+from memoryd.scopes import ALL_SCOPES, Scope
 from memoryd.sessions.actor import SessionActor
 from memoryd.sessions.manager import Remote, SessionManager
+from memoryd.storage.api_keys import ApiKeyStore
 from memoryd.storage.keys import SessionKey
+from memoryd.tracing import Tracing
 
 logger = structlog.get_logger(__name__)
 
@@ -29,8 +50,7 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 Result = TypeVar("Result")
 
-REQUEST_ID_KEY = "x-request-id"
-MAX_REQUEST_ID = 128
+CANCELLED = "CANCELLED"
 
 
 @dataclass
@@ -45,6 +65,10 @@ class Host:
     manager: SessionManager
     info: EngineInfo
     authenticator: Authenticator
+    api_keys: ApiKeyStore
+    admission: Admission
+    metrics: Metrics
+    tracing: Tracing
     peers: Peers
     address: str
     storage_name: str
@@ -54,6 +78,21 @@ class Host:
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     running: set["asyncio.Task[Any]"] = field(default_factory=set)
     _drained: "asyncio.Task[int] | None" = None
+
+    def snapshot(self) -> Snapshot:
+        """What the metrics show of this moment; safe to call from another thread."""
+        actors = self.manager.actors
+        backlog: dict[str, int] = {}
+        for actor in actors:
+            tenant = actor.record.key.tenant
+            backlog[tenant] = backlog.get(tenant, 0) + actor.backlog
+        return Snapshot(
+            engine=self.manager.services.engine.stats(),
+            sessions=Counter(actor.record.key.tenant for actor in actors),
+            backlog=backlog,
+            replies=self.admission.taken,
+            draining=self.draining.is_set(),
+        )
 
     async def drain(self) -> int:
         """Takes no more calls, lets those under way end, and releases every session.
@@ -82,6 +121,8 @@ class Call:
     tenant: str
     request_id: str
     forwarded: bool
+    arrival: Arrival
+    scopes: frozenset[Scope] = ALL_SCOPES
 
     def key(self, name: str) -> SessionKey:
         """The session that the caller means by `name`. Raises BadArgument."""
@@ -119,7 +160,10 @@ class Servicer:
             raise OwnershipLost(f"the session has just moved to {address}; retry", retry_after=0.1)
         raise Elsewhere(address)
 
-    def check_size(self, request: Message) -> None:
+    def check(self, request: Message | Undecodable) -> None:
+        """Refuses what is no message of the call, and what is too large."""
+        if isinstance(request, Undecodable):
+            raise request.refusal
         limit = self.host.settings.max_message_bytes
         if (size := request.ByteSize()) > limit:
             raise MessageTooLarge(
@@ -137,50 +181,68 @@ async def detached(work: Awaitable[Result]) -> Result:
     return await asyncio.shield(asyncio.ensure_future(work))
 
 
-@contextmanager
-def _entered(servicer: Servicer, context: Context, path: str) -> Any:
-    """Checks credentials, binds the log, and counts the call as running."""
+@asynccontextmanager
+async def _entered(servicer: Servicer, context: Context, arrival: Arrival) -> AsyncGenerator[Call]:
+    """Checks credentials and deadline, binds the log, and counts the call as running."""
     host = servicer.host
-    metadata = {
-        key: value if isinstance(value, str) else value.decode("latin-1")
-        for key, value in context.invocation_metadata() or ()
-    }
-    request_id = metadata.get(REQUEST_ID_KEY, "")
-    if not (0 < len(request_id) <= MAX_REQUEST_ID and request_id.isprintable()):
-        request_id = uuid.uuid4().hex
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  a handler always runs in a task
-    with structlog.contextvars.bound_contextvars(request_id=request_id, rpc=path):
-        call = Call(
-            tenant=host.authenticator.tenant(metadata),
-            request_id=request_id,
-            forwarded=HOP_KEY in metadata,
-        )
-        if host.draining.is_set() and not path.startswith("/memoryd.v1.AdminService/"):
+    with structlog.contextvars.bound_contextvars(request_id=arrival.request_id, rpc=arrival.path):
+        caller = await host.authenticator.caller(arrival.metadata)
+        arrival.tenant = caller.tenant
+        structlog.contextvars.bind_contextvars(tenant=caller.tenant)
+        permissions.check(caller, arrival.path)
+        if host.draining.is_set() and not arrival.path.startswith("/memoryd.v1.AdminService/"):
             raise Draining("this daemon is shutting down; retry at another one", retry_after=0.5)
-        structlog.contextvars.bind_contextvars(tenant=call.tenant)
+        left = context.time_remaining()
+        if left is not None and left <= 0:
+            raise DeadlinePassed("the call's time was over before its work began")
         host.running.add(task)
         try:
-            yield call
+            with host.authenticator.call_by(caller):
+                yield Call(
+                    tenant=caller.tenant,
+                    request_id=arrival.request_id,
+                    forwarded=HOP_KEY in arrival.metadata,
+                    arrival=arrival,
+                    scopes=caller.scopes,
+                )
         finally:
             host.running.discard(task)
 
 
-async def _fail(context: Context, error: Exception) -> NoReturn:
+@contextmanager
+def _observed(host: Host, arrival: Arrival) -> Iterator[None]:
+    """A span and figures of the call, whatever its end."""
+    try:
+        with host.tracing.span(arrival):
+            yield
+    finally:
+        host.metrics.call_ended(arrival.rpc, arrival.tenant, arrival.outcome, arrival.seconds)
+
+
+async def _fail(context: Context, error: Exception, arrival: Arrival) -> NoReturn:
     """Ends the call with what the error says."""
     if isinstance(error, RemoteError):
-        await context.abort(error.code, error.message, tuple(error.trailers))
-    if isinstance(error, MemorydError):
-        if error.reason is MemorydError.reason:
-            logger.error("call_failed", error=error.message)
-        await abort(context, error)
-    logger.error("call_broke", exc_info=error)
-    await abort(context, MemorydError("a fault of the daemon; its log has the request id"))
+        arrival.outcome = error.code.name
+        await context.abort(error.code, error.message, (*error.trailers, *arrival.trailers))
+    if not isinstance(error, MemorydError):
+        logger.error("call_broke", exc_info=error)
+        error = MemorydError(
+            f"a fault of the daemon; its log names it under request id {arrival.request_id}"
+        )
+    elif error.reason is MemorydError.reason:
+        logger.error("call_failed", error=error.message)
+    arrival.outcome = error.reason.value
+    await abort(context, error, arrival.request_id, arrival.trailers)
 
 
-def _cut_off(servicer: Servicer, cancelled: asyncio.CancelledError) -> Draining:
-    """What ends a call that outlasted the drain; a call that its caller left just ends."""
-    if not servicer.host.draining.is_set():
+def _cut_off(host: Host, arrival: Arrival, cancelled: asyncio.CancelledError) -> MemorydError:
+    """What ends a call that the daemon broke off; one that its caller left just ends."""
+    if (revoked := host.authenticator.why_cut_off()) is not None:
+        return revoked
+    if not host.draining.is_set():
+        arrival.outcome = CANCELLED
         raise cancelled
     return Draining("this daemon is shutting down; retry at another one", retry_after=0.5)
 
@@ -198,21 +260,29 @@ def unary(
     ) -> Callable[[Any, Any, Context], Awaitable[Response]]:
         @functools.wraps(handler)
         async def handle(self: Servicer, request: Any, context: Context) -> Response:
-            try:
-                with _entered(self, context, path) as call:
-                    try:
-                        if isinstance(request, Message):
-                            self.check_size(request)
-                        return await handler(self, request, call)
-                    except Elsewhere as owner:
-                        forwarded: Any = await self.host.peers.unary(
-                            owner.address, path, request, response_type, context
-                        )
-                        return forwarded  # type: ignore[no-any-return]
-            except asyncio.CancelledError as cancelled:
-                await _fail(context, _cut_off(self, cancelled))
-            except Exception as error:  # noqa: BLE001  the edge: each becomes a status
-                await _fail(context, error)
+            arrival, host = Arrival.of(context, path), self.host
+            with _observed(host, arrival):
+                try:
+                    async with _entered(self, context, arrival) as call:
+                        try:
+                            if isinstance(request, (Message, Undecodable)):
+                                self.check(request)
+                            return await handler(self, request, call)
+                        except Elsewhere as owner:
+                            host.metrics.forwarded(arrival.rpc)
+                            forwarded: Any = await host.peers.unary(
+                                owner.address,
+                                path,
+                                request,
+                                response_type,
+                                context,
+                                arrival.headers,
+                            )
+                            return forwarded  # type: ignore[no-any-return]
+                except asyncio.CancelledError as cancelled:
+                    await _fail(context, _cut_off(host, arrival, cancelled), arrival)
+                except Exception as error:  # noqa: BLE001  the edge: each becomes a status
+                    await _fail(context, error, arrival)
 
         return handle
 
@@ -232,31 +302,43 @@ def streaming(
     ) -> Callable[[Any, Any, Context], AsyncIterator[Response]]:
         @functools.wraps(handler)
         async def handle(self: Servicer, request: Any, context: Context) -> AsyncIterator[Response]:
-            draining = self.host.draining
-            requests = None if isinstance(request, Message) else Requests(request, draining)
-            try:
-                with _entered(self, context, path) as call:
-                    try:
-                        if requests is None:
-                            self.check_size(request)
-                        async with aclosing(handler(self, requests or request, call)) as responses:
-                            async for response in responses:
-                                yield response
-                    except Elsewhere as owner:
-                        sent = request if requests is None else requests.passed_on()
-                        async with aclosing(
-                            self.host.peers.stream(
-                                owner.address, path, sent, response_type, context
-                            )
-                        ) as responses:
-                            async for forwarded in responses:
-                                yield forwarded  # type: ignore[misc]
-                        if requests is not None and requests.cut_off is not None:
-                            raise requests.cut_off from None
-            except asyncio.CancelledError as cancelled:
-                await _fail(context, _cut_off(self, cancelled))
-            except Exception as error:  # noqa: BLE001  the edge: each becomes a status
-                await _fail(context, error)
+            arrival, host = Arrival.of(context, path), self.host
+            requests = (
+                None
+                if isinstance(request, (Message, Undecodable))
+                else Requests(request, host.draining)
+            )
+            with _observed(host, arrival):
+                try:
+                    async with _entered(self, context, arrival) as call:
+                        try:
+                            if requests is None:
+                                self.check(request)
+                            given = requests or request
+                            async with aclosing(handler(self, given, call)) as responses:
+                                async for response in responses:
+                                    yield response
+                        except Elsewhere as owner:
+                            host.metrics.forwarded(arrival.rpc)
+                            sent = request if requests is None else requests.passed_on()
+                            async with aclosing(
+                                host.peers.stream(
+                                    owner.address,
+                                    path,
+                                    sent,
+                                    response_type,
+                                    context,
+                                    arrival.headers,
+                                )
+                            ) as responses:
+                                async for forwarded in responses:
+                                    yield forwarded  # type: ignore[misc]
+                            if requests is not None and requests.cut_off is not None:
+                                raise requests.cut_off from None
+                except asyncio.CancelledError as cancelled:
+                    await _fail(context, _cut_off(host, arrival, cancelled), arrival)
+                except Exception as error:  # noqa: BLE001  the edge: each becomes a status
+                    await _fail(context, error, arrival)
 
         return handle
 

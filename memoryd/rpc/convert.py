@@ -10,12 +10,14 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from lalte.text import Role
 from memoryd.engine.messages import Sampling
 from memoryd.errors import BadArgument
+from memoryd.scopes import Scope
 from memoryd.sessions.actor import Position, SessionActor
 from memoryd.sessions.reply import Completion, Delta, Progress, ReplyEvent
 from memoryd.sessions.services import Limits, ReplyOptions
 from memoryd.sessions.text import Piece, TextState
+from memoryd.storage.api_keys import KeyRecord
 from memoryd.storage.records import SessionRecord
-from memoryd_proto.v1 import memory_pb2, types_pb2
+from memoryd_proto.v1 import admin_pb2, memory_pb2, types_pb2
 
 MAX_LABELS, MAX_LABEL_NAME, MAX_LABEL_VALUE = 64, 64, 256
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
@@ -139,6 +141,31 @@ def ttl_ms(duration: duration_pb2.Duration) -> int:
     if not 1000 <= milliseconds <= 100 * 365 * 86_400_000:
         raise BadArgument("ttl: one second to a hundred years", field="ttl")
     return milliseconds
+
+
+def grace_ms(duration: duration_pb2.Duration) -> int:
+    milliseconds = duration.ToMilliseconds()
+    if not 0 <= milliseconds <= 366 * 86_400_000:
+        raise BadArgument("grace: nothing to a year", field="grace")
+    return milliseconds
+
+
+def scopes(names: Sequence[str]) -> tuple[Scope, ...]:
+    known = {scope.value: scope for scope in Scope}
+    if not names or any(name not in known for name in names):
+        raise BadArgument(f"scopes: one or more of {', '.join(known)}", field="scopes")
+    return tuple(scope for name, scope in known.items() if name in names)
+
+
+def api_key(record: KeyRecord) -> admin_pb2.ApiKey:
+    """A key without its digest."""
+    return admin_pb2.ApiKey(
+        id=record.id,
+        tenant=record.tenant,
+        scopes=record.scopes,
+        create_time=_timestamp(record.created_ms),
+        expire_time=_timestamp(record.expires_ms) if record.expires_ms else None,
+    )
 
 
 def session(

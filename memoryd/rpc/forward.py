@@ -1,6 +1,6 @@
 """Passing a call on to the daemon that owns its session: one hop, the caller's credentials."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -10,7 +10,7 @@ from memoryd.errors import OwnerUnreachable
 from memoryd.rpc.status import DETAILS_KEY
 
 HOP_KEY = "memoryd-hop"
-_PASSED_ON = frozenset({"authorization", "x-request-id", "traceparent", "tracestate"})
+_CREDENTIALS = "authorization"
 RETRY_SECONDS = 0.5
 MAX_RECONNECT_MS = 1000
 
@@ -28,9 +28,14 @@ class RemoteError(Exception):
 
 
 class Peers:
-    """Connections to other daemons, kept open."""
+    """Connections to other daemons, kept open. credentials: None where they speak plain text."""
 
-    def __init__(self, options: Sequence[tuple[str, Any]]) -> None:
+    def __init__(
+        self,
+        options: Sequence[tuple[str, Any]],
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._credentials = credentials
         # A daemon that comes back at its address is to be found soon, not after grpc's two minutes.
         self._options = (*options, ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS))
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -46,13 +51,14 @@ class Peers:
         request: Message,
         response_type: type[Message],
         context: "grpc.aio.ServicerContext[Any, Any]",
+        headers: Mapping[str, str],
     ) -> Message:
         method = self._channel(address).unary_unary(
             path,
             request_serializer=type(request).SerializeToString,
             response_deserializer=response_type.FromString,
         )
-        call = method(request, **_terms(context))
+        call = method(request, **_terms(context, headers))
         try:
             response: Message = await call
         except grpc.aio.AioRpcError as error:
@@ -66,6 +72,7 @@ class Peers:
         request: Message | AsyncIterator[Message],
         response_type: type[Message],
         context: "grpc.aio.ServicerContext[Any, Any]",
+        headers: Mapping[str, str],
     ) -> AsyncGenerator[Message]:
         """Responses of the owner, for one request or for a stream of them."""
         channel = self._channel(address)
@@ -75,7 +82,7 @@ class Peers:
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=response_type.FromString,
         )
-        call = method(request, **_terms(context))
+        call = method(request, **_terms(context, headers))
         try:
             async for response in call:
                 yield response
@@ -86,15 +93,25 @@ class Peers:
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         if address not in self._channels:
-            self._channels[address] = grpc.aio.insecure_channel(address, options=self._options)
+            self._channels[address] = (
+                grpc.aio.insecure_channel(address, options=self._options)
+                if self._credentials is None
+                else grpc.aio.secure_channel(address, self._credentials, options=self._options)
+            )
         return self._channels[address]
 
 
-def _terms(context: "grpc.aio.ServicerContext[Any, Any]") -> dict[str, Any]:
-    metadata = [
-        (key, value) for key, value in context.invocation_metadata() or () if key in _PASSED_ON
+def _terms(
+    context: "grpc.aio.ServicerContext[Any, Any]", headers: Mapping[str, str]
+) -> dict[str, Any]:
+    """Metadata and timeout of the call to the owner: the caller's credentials, and `headers`."""
+    credentials = [
+        (key, value) for key, value in context.invocation_metadata() or () if key == _CREDENTIALS
     ]
-    return {"metadata": [*metadata, (HOP_KEY, "1")], "timeout": context.time_remaining()}
+    return {
+        "metadata": [*credentials, *headers.items(), (HOP_KEY, "1")],
+        "timeout": context.time_remaining(),
+    }
 
 
 def _translated(error: grpc.aio.AioRpcError, address: str) -> Exception:

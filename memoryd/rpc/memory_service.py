@@ -10,7 +10,7 @@ from memoryd.rpc.calls import Call, Servicer, streaming, unary
 from memoryd.sessions.actor import SessionActor
 from memoryd.sessions.chatting import Exchange, chat
 from memoryd.sessions.query import Freshness, Question, query
-from memoryd.sessions.reply import Delta
+from memoryd.sessions.reply import Delta, ReplyEvent
 from memoryd.sessions.writers import Ack
 from memoryd_proto.v1 import memory_pb2, memory_pb2_grpc, types_pb2
 
@@ -93,7 +93,7 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
         message: memory_pb2.AppendStreamRequest | None = first
         try:
             while message is not None:
-                self.check_size(message)
+                self.check(message)
                 if message.session not in ("", first.session):
                     raise BadArgument("session: one stream writes to one session", field="session")
                 if message.writer_id not in ("", first.writer_id):
@@ -133,9 +133,9 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
             answered = False
             try:
                 actor = await self.owned(call, request.session)
-                with actor.used():
+                with actor.used(), self.host.admission.place():
                     async with aclosing(query(actor, question)) as events:
-                        async for event in events:
+                        async for event in self._counted(events, call):
                             answered = answered or isinstance(event, Delta)
                             yield memory_pb2.QueryResponse(**convert.reply_event(event))
             except OwnershipLost:
@@ -165,10 +165,23 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
             options=convert.reply_options(request.sampling, self.manager.services.limits),
         )
         actor = await self.owned(call, request.session)
-        with actor.used():
+        with actor.used(), self.host.admission.place():
             async with aclosing(chat(actor, exchange)) as events:
-                async for event in events:
+                async for event in self._counted(events, call):
                     yield memory_pb2.ChatResponse(**convert.reply_event(event))
+
+    async def _counted(
+        self, events: AsyncIterator[ReplyEvent], call: Call
+    ) -> AsyncIterator[ReplyEvent]:
+        """The same events; the metrics get to know of the text in them."""
+        metrics, silent = self.host.metrics, True
+        async for event in events:
+            if isinstance(event, Delta):
+                metrics.replied(call.tenant, len(event.token_ids))
+                if silent:
+                    metrics.first_text(call.arrival.rpc, call.arrival.seconds)
+                silent = False
+            yield event
 
 
 class _Window:

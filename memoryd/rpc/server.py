@@ -10,8 +10,10 @@ from grpc_reflection.v1alpha import reflection
 from memoryd.config import Settings, SettingsError
 from memoryd.rpc.admin_service import AdminService
 from memoryd.rpc.calls import Host
+from memoryd.rpc.decoding import MarkUndecodable
 from memoryd.rpc.memory_service import MemoryService
 from memoryd.rpc.session_service import SessionService
+from memoryd.rpc.tls import server_credentials
 from memoryd_proto.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -70,11 +72,18 @@ class Server:
     """Binds first, serves when everything behind it stands."""
 
     def __init__(self, settings: Settings) -> None:
-        self._server = grpc.aio.server(options=transport_options(settings))
+        self._server = grpc.aio.server(
+            interceptors=[MarkUndecodable()], options=transport_options(settings)
+        )
         self._health = health.aio.HealthServicer()
         host, _, port = settings.listen.rpartition(":")
         _try_to_bind(host.strip("[]"), int(port), settings.listen)
-        self.port = self._server.add_insecure_port(settings.listen)
+        credentials = server_credentials(settings)
+        self.port = (
+            self._server.add_insecure_port(settings.listen)
+            if credentials is None
+            else self._server.add_secure_port(settings.listen, credentials)
+        )
         self.address = f"{host}:{self.port}" if port == "0" else settings.listen
 
     async def start(self, services: Host) -> None:

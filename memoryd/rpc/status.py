@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from memoryd.errors import MemorydError
-from memoryd_proto.errors import DOMAIN, ERRORS
+from memoryd_proto.errors import DOMAIN, ERRORS, Reason
 
 DETAILS_KEY = "grpc-status-details-bin"
 
@@ -17,13 +17,17 @@ DETAILS_KEY = "grpc-status-details-bin"
 async def abort(
     context: "grpc.aio.ServicerContext[Any, Any]",
     error: MemorydError,
-    trailers: Sequence[tuple[str, str]] = (),
+    request_id: str,
+    trailers: Sequence[tuple[str, str]],
 ) -> NoReturn:
-    """Ends the call with the error's code, text, reason, facts and retry delay."""
+    """Ends the call with the error's code, text, reason, facts and retry delay.
+
+    Of an internal error the log knows more, so its facts name what to look for there.
+    """
     code = ERRORS[error.reason].code
-    info = error_details_pb2.ErrorInfo(
-        reason=error.reason.value, domain=DOMAIN, metadata=error.facts
-    )
+    internal = error.reason is Reason.INTERNAL
+    facts = {**error.facts, "request_id": request_id} if internal else error.facts
+    info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=facts)
     details = [_packed(info)]
     if error.retry_after is not None:
         delay = duration_pb2.Duration()

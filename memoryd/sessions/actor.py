@@ -279,9 +279,11 @@ class SessionActor:
 
     def _on_tokens(self, tokens: Sequence[int]) -> None:
         self.services.counters.tokens_appended += len(tokens)
+        self.services.metrics.appended(self.record.key.tenant, len(tokens))
         self.services.engine.feed(self.engine_key, tokens)
 
     def on_absorbed(self, offset: int) -> None:
+        self.services.metrics.absorbed(self.record.key.tenant, offset - self.absorbed)
         self.absorbed = offset
         self._absorbed_event.set()
         if self.live and self.checkpointer.due(offset):
@@ -326,6 +328,8 @@ class SessionActor:
     def lose(self, error: MemorydError) -> None:
         """Ends the actor: everything that waits fails with `error`, the slot is dropped."""
         if self._gone is None:
+            if isinstance(error, OwnershipLost):
+                self.services.metrics.lease("lost")
             self._gone = error
             self._wake.set()
             self._absorbed_event.set()
@@ -405,7 +409,13 @@ class SessionActor:
             _resolve(append.future, ack)
 
     async def _draft(self, draft: _Draft, command: Append) -> int:
-        """Adds one append to the draft, or refuses it; gives the bytes it was."""
+        """Adds one append to the draft, or refuses it; gives the bytes it was.
+
+        One that nobody waits for any more, because its deadline passed, is left out: it was not
+        begun, so its caller may take it for refused.
+        """
+        if command.future.done():
+            return 0
         size = sum(len(piece.content) for piece in command.pieces)
         change, services = draft.change, self.services
         end = self.log.next + len(change.tokens)
@@ -486,6 +496,7 @@ class SessionActor:
                 await self._checkpoint()
             if command.release:
                 await self.services.store.release(self.record.lease)
+                self.services.metrics.lease("released")
         except (MemorydError, JournalGap) as error:
             logger.warning(
                 "session_not_written_back", session=str(self.record.key), error=str(error)

@@ -61,6 +61,7 @@ class Checkpointer:
                 return await self._write()
             except (StorageFull, StorageUnavailable, CheckpointIncomplete) as error:
                 self._not_before = time.monotonic() + RETRY_SECONDS
+                self._services.metrics.checkpoint_delayed()
                 logger.warning(
                     "checkpoint_delayed", session=str(self._record.key), error=str(error)
                 )
@@ -70,6 +71,7 @@ class Checkpointer:
 
     async def _write(self) -> BlobRef | None:
         services, record = self._services, self._record
+        began = time.monotonic()
         try:
             captured = await services.engine.capture(self._engine_key)
         except EngineError as error:
@@ -91,4 +93,5 @@ class Checkpointer:
         await services.store.commit(record.lease, reference)
         self.committed = reference
         services.counters.checkpoints += 1
+        services.metrics.checkpointed(time.monotonic() - began, len(body))
         return reference

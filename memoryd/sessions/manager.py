@@ -128,6 +128,7 @@ class SessionManager:
                 me=services.daemon_id,
             )
             if acquired is not None:
+                services.metrics.lease("taken_over" if record.owner else "acquired")
                 return await self._load(acquired)
         raise OwnershipLost(
             f"session {key.name!r} changes hands too fast; retry", retry_after=SLOT_RETRY_SECONDS

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from lalte.text import Tokenizer
 from memoryd.engine.engine import Engine
 from memoryd.engine.messages import Sampling
+from memoryd.metrics import Metrics
 from memoryd.sessions.text import TextFramer
 from memoryd.storage.blobs import BlobStore
 from memoryd.storage.store import Store
@@ -57,6 +58,7 @@ class Services:
     limits: Limits
     now_ms: Callable[[], int] = wall_clock_ms
     counters: Counters = field(default_factory=Counters)
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True)

@@ -94,3 +94,7 @@ class TenantIndex:
 def heartbeat_key(owner: str) -> str:
     """Name the key that lives as long as the daemon `owner`; its value is the daemon's address."""
     return f"md1:{{{_encoded(owner)}}}:heartbeat"
+
+
+API_KEYS = "md1:api-keys"
+"""The hash of all API keys; without braces, so that no tenant or session can have its name."""

@@ -23,6 +23,8 @@ class Reason(StrEnum):
     PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
     BAD_CREDENTIALS = "BAD_CREDENTIALS"
+    SCOPE_MISSING = "SCOPE_MISSING"
+    KEY_NOT_FOUND = "KEY_NOT_FOUND"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     SESSION_EXISTS = "SESSION_EXISTS"
@@ -41,6 +43,7 @@ class Reason(StrEnum):
     BACKLOG_FULL = "BACKLOG_FULL"
     STORAGE_FULL = "STORAGE_FULL"
     SLOTS_BUSY = "SLOTS_BUSY"
+    LANES_BUSY = "LANES_BUSY"
     OWNERSHIP_LOST = "OWNERSHIP_LOST"
     OWNER_UNREACHABLE = "OWNER_UNREACHABLE"
     STORAGE_UNAVAILABLE = "STORAGE_UNAVAILABLE"
@@ -92,6 +95,12 @@ ERRORS: dict[Reason, ErrorSpec] = {
     ),
     Reason.BAD_CREDENTIALS: ErrorSpec(
         StatusCode.UNAUTHENTICATED, False, "Send a valid key as `authorization: Bearer <key>`."
+    ),
+    Reason.SCOPE_MISSING: ErrorSpec(
+        StatusCode.PERMISSION_DENIED, False, "Use a key that has the scope which the call needs."
+    ),
+    Reason.KEY_NOT_FOUND: ErrorSpec(
+        StatusCode.NOT_FOUND, False, "List the keys: this id is not among them."
     ),
     Reason.SESSION_NOT_FOUND: ErrorSpec(
         StatusCode.NOT_FOUND, False, "Create the session, or check its name and your key."
@@ -158,6 +167,11 @@ ERRORS: dict[Reason, ErrorSpec] = {
     ),
     Reason.SLOTS_BUSY: ErrorSpec(
         StatusCode.RESOURCE_EXHAUSTED, True, "Every slot is in use: retry after the delay given."
+    ),
+    Reason.LANES_BUSY: ErrorSpec(
+        StatusCode.RESOURCE_EXHAUSTED,
+        True,
+        "Too many replies wait to be written: retry after the delay given.",
     ),
     Reason.OWNERSHIP_LOST: ErrorSpec(
         StatusCode.UNAVAILABLE, True, "Another daemon took the session over: retry the call."

@@ -65,6 +65,11 @@ class AdminServiceStub(object):
                 request_serializer=memoryd__proto_dot_v1_dot_admin__pb2.RevokeApiKeyRequest.SerializeToString,
                 response_deserializer=memoryd__proto_dot_v1_dot_admin__pb2.RevokeApiKeyResponse.FromString,
                 _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/memoryd.v1.AdminService/RotateApiKey',
+                request_serializer=memoryd__proto_dot_v1_dot_admin__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=memoryd__proto_dot_v1_dot_admin__pb2.RotateApiKeyResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -108,7 +113,14 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """Makes a key worthless.
+        """Makes a key worthless, on every daemon within ten seconds; calls under way with it are ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Makes a key with the tenant and scopes of another, which works on for a time and then no more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +158,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RevokeApiKey,
                     request_deserializer=memoryd__proto_dot_v1_dot_admin__pb2.RevokeApiKeyRequest.FromString,
                     response_serializer=memoryd__proto_dot_v1_dot_admin__pb2.RevokeApiKeyResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=memoryd__proto_dot_v1_dot_admin__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=memoryd__proto_dot_v1_dot_admin__pb2.RotateApiKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +328,33 @@ class AdminService(object):
             '/memoryd.v1.AdminService/RevokeApiKey',
             memoryd__proto_dot_v1_dot_admin__pb2.RevokeApiKeyRequest.SerializeToString,
             memoryd__proto_dot_v1_dot_admin__pb2.RevokeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryd.v1.AdminService/RotateApiKey',
+            memoryd__proto_dot_v1_dot_admin__pb2.RotateApiKeyRequest.SerializeToString,
+            memoryd__proto_dot_v1_dot_admin__pb2.RotateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,
