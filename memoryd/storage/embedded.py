@@ -7,7 +7,8 @@ It is a child process on a unix socket with an append-only file. Two locks guard
   daemon was killed keeps it: the next daemon finds the lock taken and adopts the server through
   its socket, where starting a second one on the same files would mix both.
 
-Whoever started or adopted the server shuts it down.
+Whoever started or adopted the server shuts it down. A server that dies under a living daemon is
+started again on its data; the store's own retries bridge the gap.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -36,6 +38,10 @@ START_SECONDS = 60.0
 """How long a server may give no answer at all; while it loads its file it answers that it does."""
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.01
+WATCH_SECONDS = 0.1
+"""Between two looks at whether the server still runs."""
+RESTART_PAUSE_SECONDS = 1.0
+"""Before the next try to start a server that would not start again."""
 
 FAST_APPEND_SECONDS = 0.005
 PROBE_KEY = "md1:probe"
@@ -71,6 +77,8 @@ class EmbeddedServer:
         self._binary = binary
         self._daemon_lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
 
     @property
     def socket(self) -> Path:
@@ -105,6 +113,9 @@ class EmbeddedServer:
                 self._process.wait()
             self._unlock_for_daemon()
             raise
+        # What was once promised holds for every later server.
+        self._wanted = self.durability
+        self._watching = asyncio.create_task(self._watch(), name="embedded-server")
         log.info(
             "embedded.ready",
             socket=str(self.socket),
@@ -118,6 +129,9 @@ class EmbeddedServer:
 
         Raises StorageUnavailable if the server does not end.
         """
+        self._stopping.set()
+        if self._watching is not None:
+            await self._watching
         try:
             await self._shut_down()
             await self._until_unlocked()
@@ -125,6 +139,33 @@ class EmbeddedServer:
                 await asyncio.to_thread(self._process.wait)
         finally:
             self._unlock_for_daemon()
+
+    async def _watch(self) -> None:
+        while not await self._stops_within(WATCH_SECONDS):
+            if self._runs():
+                continue
+            log.error("embedded.died", pid=self.pid, see=str(self._logfile))
+            self._process = None
+            try:
+                await self._start_or_adopt()
+            except StorageUnavailable as error:
+                log.error("embedded.not_restarted", error=str(error))
+                await self._stops_within(RESTART_PAUSE_SECONDS)
+            else:
+                log.warning("embedded.restarted", pid=self.pid)
+
+    async def _stops_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        return self._stopping.is_set()
+
+    def _runs(self) -> bool:
+        if self._process is not None:
+            return self._process.poll() is None
+        lock = _lock(self.folder / "server.lock")
+        if lock is not None:
+            os.close(lock)
+        return lock is None
 
     def _connect(self) -> redis.asyncio.Redis:
         return connect_async(self.url, socket_timeout=10.0, connections=1)

@@ -59,6 +59,21 @@ async def make(folder, binary):
             await server.stop()
 
 
+def start_daemon(folder: Path, binary: str) -> tuple["subprocess.Popen[str]", int]:
+    """A process with an embedded server, and that server's pid."""
+    daemon = subprocess.Popen(
+        [sys.executable, "-c", DAEMON, str(folder), binary], stdout=subprocess.PIPE, text=True
+    )
+    pid = next(int(line.split()[1]) for line in daemon.stdout if line.startswith("started"))
+    return daemon, pid
+
+
+def end(daemon: "subprocess.Popen[str]") -> None:
+    daemon.kill()
+    daemon.wait()
+    daemon.stdout.close()
+
+
 async def appended(url: str, append, n: int) -> SessionKey:
     """A session with n acknowledged appends of one token."""
     key = SessionKey("t", "s")
@@ -105,20 +120,49 @@ async def test_under_always_nothing_acknowledged_dies_with_a_killed_server(make,
     assert await survived(second.url, key) == 50
 
 
+async def test_a_server_that_dies_under_its_daemon_is_started_again(make, append):
+    server = make(durability="always")
+    await server.start()
+    store = Store(server.url, durability="always", deadline=60.0)
+    await store.open()
+    key = SessionKey("t", "s")
+    await store.create(key, model="m")
+    lease = (await store.acquire(key, expected_owner="", expected_epoch=0, me="me")).lease
+    pids = {server.pid}
+    for op in (1, 2, 3):
+        assert await append(store, lease, op, op - 1, 1) == op
+        os.kill(server.pid, signal.SIGKILL)
+        await append(store, lease, op, op - 1, 1)  # sent until it is answered again
+        assert server.pid not in pids
+        pids.add(server.pid)
+    assert [end for end, _ in await store.read_journal(lease, 0)] == [1, 2, 3]
+    await store.close()
+    await server.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(server.pid, 0)
+
+
+async def test_an_adopted_server_that_dies_is_started_again(make, folder, binary, append, until):
+    daemon, first = start_daemon(folder, binary)
+    end(daemon)
+    server = make(durability="always")
+    await server.start()
+    assert (server.adopted, server.pid) == (True, first)
+    key = await appended(server.url, append, 5)
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: server.pid != first)
+    assert await survived(server.url, key) == 5
+
+
 async def test_the_server_of_a_killed_daemon_is_adopted_and_shut_down(
     make, folder, binary, append, until
 ):
-    daemon = subprocess.Popen(  # noqa: ASYNC220 - its pid and its death are what we are after
-        [sys.executable, "-c", DAEMON, str(folder), binary], stdout=subprocess.PIPE, text=True
-    )
-    pid = next(int(line.split()[1]) for line in daemon.stdout if line.startswith("started"))
+    daemon, pid = start_daemon(folder, binary)
     server = make()
     with pytest.raises(DataFolderBusy):
         await server.start()
     key = await appended(server.url, append, 5)
-    daemon.kill()
-    daemon.wait()
-    daemon.stdout.close()
+    end(daemon)
     await server.start()
     assert server.adopted
     assert server.pid == pid
