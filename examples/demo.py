@@ -264,10 +264,10 @@ def closing_figures(
     table = Table(title="Figures of this run", show_header=False)
     for name, value in (
         ("tokens read", f"{last.absorbed:,}"),
-        ("tokens/s over all, with the daemon's death", f"{last.rate_since(first):,.0f}"),
-        ("a session's memory, by the model's configuration", f"{model.state_bytes:,} bytes"),
-        ("checkpoint in Redis, smallest / largest seen", _span(checkpoints)),
-        ("resident memory of the daemon, smallest / largest seen", _span(resident)),
+        ("tokens/s, death and restart included", f"{last.rate_since(first):,.0f}"),
+        ("session's memory, by configuration", f"{model.state_bytes:,} bytes"),
+        ("checkpoint in Redis, least / most", _span(checkpoints)),
+        ("daemon resident, least / most", _span(resident)),
         ("time to first token, median", f"{latencies[len(latencies) // 2] * 1000:.0f} ms"),
         ("tokens/s of answers", f"{written / writing:.1f}" if writing else "-"),
     ):

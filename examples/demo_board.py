@@ -8,6 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 ROW_SECONDS = 5.0
 ROWS = 12
@@ -67,7 +68,8 @@ class Board:
 
     def say(self, sentence: str) -> None:
         """An event between two rows."""
-        self._console.print(sentence, style="bold red", highlight=False)
+        # A style given to print would color the live table, too.
+        self._console.print(Text(sentence, style="bold red"))
 
     def restart(self, sample: Sample) -> None:
         """The rate is counted from here: the model has gone back to its checkpoint."""
