@@ -92,9 +92,13 @@ class RedisCluster:
             )
         ]
         self.url = "redis-cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
-        for node in self.nodes:
-            wait_until(node.answers, f"node {node.port} answers")
-        self._join()
+        try:
+            for node in self.nodes:
+                wait_until(node.answers, f"node {node.port} answers")
+            self._join()
+        except BaseException:
+            self.kill()
+            raise
 
     def _join(self) -> None:
         first = self.nodes[0]
