@@ -49,6 +49,7 @@ class Daemon:
         settings = self.settings
         try:
             self._server = Server(settings)
+            self._address = settings.advertise or self._server.address
             self._start_observing()
             url, durability, storage_name = await self._start_storage()
             options = EngineOptions(
@@ -147,6 +148,8 @@ class Daemon:
                 model_id=f"{info.model}@{info.fingerprint}",
                 numerics=info.numerics,
                 daemon_id=self.daemon_id,
+                address=self._address,
+                shared=settings.redis_url is not None,
                 metrics=self._metrics,
                 limits=Limits(
                     checkpoint_tokens=settings.checkpoint_tokens,
@@ -165,8 +168,7 @@ class Daemon:
         from memoryd.storage.heartbeat import Heartbeat
 
         ttl = self.settings.heartbeat_ttl
-        address = self.settings.advertise or self._server.address
-        heartbeat = Heartbeat(url, self.daemon_id, address, ttl=ttl)
+        heartbeat = Heartbeat(url, self.daemon_id, self._address, ttl=ttl)
         await asyncio.to_thread(heartbeat.start)
         self._stack.push_async_callback(asyncio.to_thread, heartbeat.stop)
 
@@ -209,7 +211,7 @@ class Daemon:
             metrics=self._metrics,
             tracing=self._tracing,
             peers=peers,
-            address=settings.advertise or self._server.address,
+            address=self._address,
             storage_name=storage_name,
             durability=durability,
             start_ms=self._manager.services.now_ms(),

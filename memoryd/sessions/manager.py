@@ -81,10 +81,16 @@ class SessionManager:
                 return found
 
     async def owner_address(self, record: SessionRecord) -> str | None:
-        """Where the session's owner is reached; None if it is this daemon, nobody, or gone."""
-        if record.owner in ("", self.services.daemon_id):
+        """Where the session's owner is reached; None if it is this daemon, nobody, or gone.
+
+        A heartbeat outlives its daemon by some seconds. One that listened at this daemon's own
+        address, or used this daemon's own server, is gone whatever its heartbeat says.
+        """
+        services = self.services
+        if not services.shared or record.owner in ("", services.daemon_id):
             return None
-        return await self.services.store.heartbeat_alive(record.owner)
+        address = await services.store.heartbeat_alive(record.owner)
+        return None if address == services.address else address
 
     async def forget(self, key: SessionKey) -> None:
         """Drops the session from memory without writing it back: it is about to be deleted."""

@@ -44,6 +44,8 @@ class Services:
     model_id: name and fingerprint of the model, as stored with each session.
     numerics: fingerprint of what else decides the bits of a state.
     daemon_id: this daemon as an owner, drawn at its start.
+    address: what other daemons reach it at.
+    shared: other daemons may use the same Redis; nobody else uses an embedded one.
     """
 
     store: Store
@@ -55,6 +57,8 @@ class Services:
     model_id: str
     numerics: str
     daemon_id: str
+    address: str
+    shared: bool
     limits: Limits
     now_ms: Callable[[], int] = wall_clock_ms
     counters: Counters = field(default_factory=Counters)
