@@ -11,7 +11,7 @@ import pytest
 from harness.daemons import DaemonProcess
 from harness.redis_servers import RedisProcess
 from harness.streams import AT_ONCE, GREEDY
-from memoryd_client import Client
+from memoryd_client import Client, OwnerUnreachable
 
 TTL = 600.0  # seconds: a test that waits for it fails
 
@@ -55,5 +55,5 @@ def test_elsewhere_it_waits_for_the_heartbeat(
     told(first)
     first.kill()
     second = start_daemon("b", redis_url=url, heartbeat_ttl=TTL)
-    with pytest.raises(Exception, match="does not answer"):
+    with pytest.raises(OwnerUnreachable, match="does not answer"):
         is_answered_at_once(second)
