@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 PROTO_BIN := .venv-proto/bin
 PROTO_INSTALLED := .venv-proto/.installed
 
-.PHONY: help setup weights demo test chaos lint proto proto-check bench clean
+.PHONY: help setup weights demo test chaos fuzz lint proto proto-check bench clean
 .NOTPARALLEL:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make demo         tell it facts, stream a book past it, kill it, ask it (10 minutes or less)"
 	@echo "make test         every test"
 	@echo "make chaos        sessions while daemons and Redis fail at random; SECONDS_TO_RUN=60 SEED=1"
+	@echo "make fuzz         bytes and calls that nobody meant; CASES=10000 SEED=1"
 	@echo "make lint         formatting, types, the direction of imports, and whether the stubs are current"
 	@echo "make proto        regenerate the gRPC stubs"
 	@echo "make bench        the benchmarks; their figures go to bench/results and docs/results"
@@ -55,6 +56,10 @@ test: weights
 SECONDS_TO_RUN ?= 60
 chaos: $(INSTALLED)
 	@PYTHONPATH=tests $(BIN)/python -m chaos --seconds $(SECONDS_TO_RUN) $(if $(SEED),--seed $(SEED))
+
+CASES ?= 10000
+fuzz: $(INSTALLED)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
 lint: $(INSTALLED) proto-check
 	$(BIN)/ruff check .
