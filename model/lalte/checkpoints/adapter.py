@@ -6,6 +6,7 @@ it was trained on; it fits no others, and says so.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "lalte adapter 1"
+_ABOUT = "adapter"  # the metadata entry that holds the rest as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,10 @@ class Adapter:
 
 def write_adapter(path: Path, tensors: Mapping[str, Tensor], base_sha256: str, note: str) -> None:
     """Write an adapter file; the same input gives the same bytes."""
-    metadata = {"format": FORMAT, "base_sha256": base_sha256, "note": note}
+    # One entry, because safetensors writes several in an order that changes from run to run.
+    about = json.dumps({"format": FORMAT, "base_sha256": base_sha256, "note": note})
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(dict(tensors), path, metadata)
+    save_file(dict(tensors), path, {_ABOUT: about})
     path.chmod(0o644)
 
 
@@ -70,14 +73,14 @@ def read_adapter(path: Path) -> Adapter:
     """Read an adapter file. Raises CheckpointError."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get(_ABOUT, "{}"))
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(path, f"cannot be read as an adapter: {error}") from error
-    if metadata.get("format") != FORMAT:
-        found = metadata.get("format", "none")
+    if about.get("format") != FORMAT:
+        found = about.get("format", "none")
         raise CheckpointError(path, f"has adapter format {found!r}; this memoryd reads {FORMAT!r}")
-    return Adapter(tensors, sha256_hex([path]), metadata["base_sha256"], metadata["note"])
+    return Adapter(tensors, sha256_hex([path]), about["base_sha256"], about["note"])
 
 
 def merge_adapter(base: Path, adapter: Adapter, dest: Path) -> Manifest:

@@ -1,0 +1,109 @@
+"""The whole recipe, from the command line, on a random model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from lalte.checkpoints.load import load_model
+from lalte.retrofit.config import read_config
+from lalte.retrofit.errors import RetrofitError
+from memoryd.cli import app
+
+RECIPE = {
+    "seed": 1,
+    "threads": 1,
+    "held_out_books": ["2"],
+    "harvest": {
+        "general_queries": 16,
+        "training": {"count": 2, "tokens": 150, "facts": [2, 3]},
+        "validation": {"count": 1, "tokens": 150, "facts": [2, 3]},
+        "ordinary": {"count": 1, "tokens": 150, "facts": [0, 0]},
+    },
+    "fit": {
+        "epochs": 1,
+        "learning_rate": 0.002,
+        "weight_decay": 0.01,
+        "ranking": 1.0,
+        "sharpness": 2.0,
+        "reference_tokens": 4096,
+        "bank_decay": 0.9,
+        "whole_value": 0.5,
+        "checkpoint_steps": 1,
+    },
+    "calibration": {"saturation_tokens": 64},
+}
+
+
+def invoke(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["train", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def test_a_recipe_makes_an_adapter_that_merges_and_can_be_asked(
+    recipe: Path, base: Path, data: Path, tmp_path: Path
+):
+    run, result, merged = tmp_path / "run", tmp_path / "result", tmp_path / "merged"
+    train = ("retrofit", recipe, "--data", data, "--run", run, "--result", result, "--model", base)
+    path = Path(invoke(*train).strip().splitlines()[-1])
+    first = path.read_bytes()
+    facts = json.loads((result / "result.json").read_text())
+    assert facts["steps"] == 2
+    assert [x["tokens"] for x in facts["survival"]] == [2048, 8192, 32768, 131072]
+
+    invoke(*train)
+    assert path.read_bytes() == first
+
+    invoke("merge", path, merged, "--model", base)
+    assert facts["adapter_sha256"] in load_model(merged).manifest.provenance.routers
+    ask = ("needles", "--data", data, "--config", recipe, "--length", 600, "--samples", 2)
+    cells = [
+        json.loads(x)
+        for x in invoke(*ask, "--model", merged, "--task", "single_1").split("\n")
+        if x
+    ]
+    assert [(c["task"], c["length"], c["samples"]) for c in cells] == [("single_1", 600, 2)]
+    assert cells[0]["ci95"][0] <= cells[0]["accuracy"] <= cells[0]["ci95"][1]
+
+
+def test_the_shipped_recipe_is_valid():
+    import lalte
+
+    recipes = list((Path(lalte.__file__).parent / "adapters").glob("*/recipe.yaml"))
+    assert recipes
+    for path in recipes:
+        read_config(path)
+
+
+def test_a_wrong_setting_is_named(recipe: Path):
+    recipe.write_text(yaml.safe_dump(RECIPE | {"seed": "x", "speed": 1}))
+    with pytest.raises(RetrofitError, match=r"seed: .*speed: "):
+        read_config(recipe)
+    with pytest.raises(RetrofitError, match="cannot be read"):
+        read_config(recipe.with_name("absent.yaml"))
+
+
+def test_missing_data_is_one_line(recipe: Path, base: Path, tmp_path: Path):
+    result = CliRunner().invoke(
+        app,
+        [
+            "train",
+            "retrofit",
+            *map(str, (recipe, "--data", tmp_path, "--run", tmp_path / "r")),
+            *map(str, ("--result", tmp_path / "o", "--model", base)),
+        ],
+    )
+    assert result.exit_code == 1
+    assert "books.jsonl.xz: does not exist" in result.output
