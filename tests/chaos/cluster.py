@@ -13,8 +13,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -92,30 +92,24 @@ class Probe:
         end = op = 0
         while not self._over.is_set():
             op += 1
-            end = await _until_acked(
-                lambda op=op, end=end: store.append(
-                    record.lease,
-                    op_id=op,
-                    expected_next=end,
-                    tokens=[op],
-                    text=b"",
-                    writers=b"",
-                    fields={},
-                )
-            )
-            self.acked_at = time.monotonic()
+            acked = None
+            while acked is None and not self._over.is_set():
+                with suppress(StorageUnavailable):
+                    acked = await store.append(
+                        record.lease,
+                        op_id=op,
+                        expected_next=end,
+                        tokens=[op],
+                        text=b"",
+                        writers=b"",
+                        fields={},
+                    )
+            if acked is not None:
+                end, self.acked_at = acked, time.monotonic()
             await asyncio.sleep(PROBE_SECONDS)
         entries = await store.read_journal(record.lease, 0)
-        self.lost = end - len(entries)
+        self.lost = max(0, end - len(entries))
         await store.close()
-
-
-async def _until_acked(send: Callable[[], Any]) -> int:
-    while True:
-        try:
-            return int(await send())
-        except StorageUnavailable:
-            continue
 
 
 class ClusterWorld:
