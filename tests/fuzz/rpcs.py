@@ -1,7 +1,7 @@
 """Every rpc of a running daemon, over a real socket, with messages that nobody meant."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,6 @@ HARMLESS = frozenset({"canary"})
 class Case:
     """requests: serialised; more than one where the rpc takes a stream."""
 
-    path: str
     method: MethodDescriptor
     requests: tuple[bytes, ...]
 
@@ -79,7 +78,7 @@ def _add(draw: random.Random, message: Message, field: FieldDescriptor, depth: i
         values.append(_value(draw, field))
 
 
-def _mend(draw: random.Random, message: Message) -> None:
+def mend(draw: random.Random, message: Message) -> None:
     """Replaces most fields by what an honest caller sends, so that the rest gets further."""
     for field in message.DESCRIPTOR.fields:
         honest = _HONEST.get(field.name)
@@ -156,16 +155,14 @@ class Rpcs:
         method = draw.choice(self._methods)
         count = draw.randrange(4) if method.client_streaming else 1
         requests = [self._request(draw, method.input_type) for _ in range(count)]
-        return Case(
-            f"/{method.containing_service.full_name}/{method.name}", method, tuple(requests)
-        )
+        return Case(method, tuple(requests))
 
     def _request(self, draw: random.Random, descriptor: Descriptor) -> bytes:
         if draw.random() < 0.1:
             return octets(draw, 200)
         message = noisy_message(draw, descriptor)
         if draw.random() < 0.5:
-            _mend(draw, message)
+            mend(draw, message)
         serialized = message.SerializeToString()
         if serialized and draw.random() < 0.1:
             changed = bytearray(serialized)
@@ -177,10 +174,8 @@ class Rpcs:
         if _harms(case):
             return "not sent"
         try:
-            answer = _call(self._channel, case)
-            if isinstance(answer, Iterable) and not isinstance(answer, bytes):
-                for _ in answer:
-                    pass
+            for _ in call(self._channel, case.method, case.requests):
+                pass
         except grpc.RpcError as error:
             return _typed(error, case)
         return "answered"
@@ -194,19 +189,27 @@ def _harms(case: Case) -> bool:
     )
 
 
-def _call(channel: Any, case: Case) -> Any:
-    method = case.method
-    make: Any
-    if method.client_streaming:
-        make = channel.stream_stream if method.server_streaming else channel.stream_unary
-        return make(case.path)(iter(case.requests), timeout=HANGS_AFTER)
-    make = channel.unary_stream if method.server_streaming else channel.unary_unary
-    return make(case.path)(case.requests[0], timeout=HANGS_AFTER)
+def call(
+    channel: Any,
+    method: MethodDescriptor,
+    requests: Sequence[bytes],
+    metadata: Sequence[tuple[str, str]] = (),
+) -> Iterator[bytes]:
+    """The serialised responses. One request is sent unless the rpc takes a stream of them."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    kind = "stream" if method.client_streaming else "unary"
+    make: Any = getattr(channel, f"{kind}_{'stream' if method.server_streaming else 'unary'}")
+    sent = iter(requests) if method.client_streaming else requests[0]
+    answer = make(path)(sent, timeout=HANGS_AFTER, metadata=metadata)
+    if method.server_streaming:
+        yield from answer
+    else:
+        yield answer
 
 
 def _typed(error: Any, case: Case) -> str:
     """The refusal's reason; fails where the daemon gave none, hung, or blames itself."""
-    where = f"{case.path} {case.requests!r}: {error.code()} {error.details()}"
+    where = f"{case.method.full_name} {case.requests!r}: {error.code()} {error.details()}"
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             for detail in status_pb2.Status.FromString(value).details:
