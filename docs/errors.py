@@ -76,7 +76,10 @@ EXAMPLES = {
     ),
     Reason.CANCELLED: "The call was cancelled.",
     Reason.DEADLINE: "127.0.0.1:7420 did not answer in time.",
-    Reason.NOT_IN_THIS_VERSION: "forking a session is not offered by this version of memoryd",
+    Reason.NOT_IN_THIS_VERSION: (
+        "archived sessions are not offered by this version of memoryd: create the session without "
+        "archive"
+    ),
     Reason.INTERNAL: "a fault of the daemon; its log names it under request id 1f0c",
 }
 

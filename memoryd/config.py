@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import platformdirs
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     default_reply_tokens: int = Field(default=256, ge=1)
     turn_timeout: float = Field(default=600.0, gt=0)  # seconds until an open turn is closed
 
+    export_key: SecretStr | None = Field(default=None, min_length=16)  # signs exported sessions
+    import_unsigned: bool | None = None  # take files it did not sign; None: only without a key
+
     heartbeat_ttl: float = Field(default=10.0, ge=0.5)  # seconds; longer than a failover takes
     storage_deadline: float = Field(default=15.0, gt=0)  # seconds until Redis counts as away
     drain_timeout: float = Field(default=60.0, gt=0)  # seconds that running replies get on drain
@@ -121,6 +124,10 @@ class Settings(BaseSettings):
     @property
     def listens_on_loopback(self) -> bool:
         return _is_loopback(self.listen.rpartition(":")[0])
+
+    @property
+    def takes_unsigned_imports(self) -> bool:
+        return self.export_key is None if self.import_unsigned is None else self.import_unsigned
 
     @classmethod
     def load(cls, config_file: Path | None = None, **flags: object) -> Self:

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 import grpc
 import grpc.aio
 
-from memoryd_client import _append, _calls, _channel, _reply, _requests, _source
+from memoryd_client import _append, _calls, _channel, _objects, _reply, _requests, _source
 from memoryd_client._drive_async import AsyncExchange, drive
 from memoryd_client._flow import Flow
 from memoryd_client._retry import Attempts, Retry
@@ -28,6 +28,7 @@ from memoryd_client._types import (
     Sampling,
     Scope,
     Session,
+    Snapshot,
     Stats,
     Tls,
 )
@@ -163,6 +164,45 @@ class AsyncClient:
     async def delete_session(self, name: str, *, generation: str = "") -> None:
         attempts = self._attempts(idempotent=bool(generation))
         await self._answer(_calls.delete_session(name, generation, attempts))
+
+    async def update_session(
+        self,
+        name: str,
+        *,
+        ttl: timedelta | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Session:
+        return await self._answer(
+            _objects.update_session(name, ttl, labels or {}, self._attempts())
+        )
+
+    async def fork_session(self, name: str, new_name: str) -> Session:
+        attempts = self._attempts(idempotent=False)
+        return await self._answer(_objects.fork_session(name, new_name, attempts))
+
+    async def snapshot_session(self, name: str, snapshot: str) -> Snapshot:
+        attempts = self._attempts(idempotent=False)
+        return await self._answer(_objects.snapshot_session(name, snapshot, attempts))
+
+    async def list_snapshots(self, name: str) -> list[Snapshot]:
+        return await self._answer(_objects.list_snapshots(name, self._attempts()))
+
+    async def delete_snapshot(self, name: str, snapshot: str) -> None:
+        await self._answer(_objects.delete_snapshot(name, snapshot, self._attempts()))
+
+    async def restore_session(self, name: str, snapshot: str) -> Session:
+        attempts = self._attempts(idempotent=False)
+        return await self._answer(_objects.restore_session(name, snapshot, attempts))
+
+    def export_session(self, name: str) -> AsyncIterator[bytes]:
+        return self._stream(_objects.export_session(name, self._attempts()))
+
+    async def import_session(self, name: str, source: _objects.AsyncFileSource) -> Session:
+        attempts = self._attempts(idempotent=False)
+        pieces = _source.async_items(source, _objects.PIECE_BYTES)
+        flow = self._stream(_objects.import_session(name, attempts), pieces)
+        (session,) = [session async for session in flow]
+        return session
 
     async def inspect(self, name: str, *, layers: Sequence[int] = (), limit: int = 0) -> Inspection:
         return await self._answer(_calls.inspect(name, layers, limit, self._attempts()))

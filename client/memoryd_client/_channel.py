@@ -9,7 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 from memoryd_client._errors import BadArgument
 from memoryd_client._flow import Rpc
 from memoryd_client._types import Tls
-from memoryd_proto.v1 import admin_pb2_grpc, memory_pb2_grpc, session_pb2_grpc
+from memoryd_proto.v1 import admin_pb2_grpc, memory_pb2_grpc, session_pb2, session_pb2_grpc
 
 OPTIONS: list[tuple[str, int]] = [
     # Our own retries know which calls are idempotent; gRPC's do not.
@@ -58,6 +58,12 @@ class Methods:
             "memory": memory_pb2_grpc.MemoryServiceStub(channel),
             "admin": admin_pb2_grpc.AdminServiceStub(channel),
         }
+        # On the wire one answer is a stream of one, and so an import is driven like an append.
+        self._import = channel.stream_stream(
+            "/memoryd.v1.SessionService/ImportSession",
+            request_serializer=session_pb2.ImportSessionRequest.SerializeToString,
+            response_deserializer=session_pb2.ImportSessionResponse.FromString,
+        )
         self._health = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=Empty.SerializeToString,
@@ -68,5 +74,7 @@ class Methods:
         """The callable of one method."""
         if rpc.service == "health":
             return self._health  # type: ignore[no-any-return]
+        if rpc.method == "ImportSession":
+            return self._import  # type: ignore[no-any-return]
         method: Callable[..., Any] = getattr(self._stubs[rpc.service], rpc.method)
         return method

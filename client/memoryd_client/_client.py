@@ -6,7 +6,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
-from memoryd_client import _append, _calls, _channel, _reply, _requests, _source
+from memoryd_client import _append, _calls, _channel, _objects, _reply, _requests, _source
 from memoryd_client._drive import Exchange, drive
 from memoryd_client._flow import Flow
 from memoryd_client._retry import Attempts, Retry
@@ -25,6 +25,7 @@ from memoryd_client._types import (
     Sampling,
     Scope,
     Session,
+    Snapshot,
     Stats,
     Tls,
 )
@@ -168,6 +169,53 @@ class Client:
         """
         attempts = self._attempts(idempotent=bool(generation))
         self._answer(_calls.delete_session(name, generation, attempts))
+
+    def update_session(
+        self,
+        name: str,
+        *,
+        ttl: timedelta | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Session:
+        """Change time to live (zero: until deleted; None: as it is) and set labels.
+
+        A label with an empty value is removed; those not named stay.
+        """
+        return self._answer(_objects.update_session(name, ttl, labels or {}, self._attempts()))
+
+    def fork_session(self, name: str, new_name: str) -> Session:
+        """Make a second session that starts with all that the first one holds."""
+        attempts = self._attempts(idempotent=False)
+        return self._answer(_objects.fork_session(name, new_name, attempts))
+
+    def snapshot_session(self, name: str, snapshot: str) -> Snapshot:
+        """Pin the session's memory of now under a name."""
+        attempts = self._attempts(idempotent=False)
+        return self._answer(_objects.snapshot_session(name, snapshot, attempts))
+
+    def list_snapshots(self, name: str) -> list[Snapshot]:
+        """All snapshots of a session, oldest first."""
+        return self._answer(_objects.list_snapshots(name, self._attempts()))
+
+    def delete_snapshot(self, name: str, snapshot: str) -> None:
+        """Delete a snapshot; the session stays as it is."""
+        self._answer(_objects.delete_snapshot(name, snapshot, self._attempts()))
+
+    def restore_session(self, name: str, snapshot: str) -> Session:
+        """Go back to a snapshot, as a new generation; what was appended since is gone."""
+        attempts = self._attempts(idempotent=False)
+        return self._answer(_objects.restore_session(name, snapshot, attempts))
+
+    def export_session(self, name: str) -> Iterator[bytes]:
+        """The session as one portable file, piece by piece as it is read."""
+        return self._stream(_objects.export_session(name, self._attempts()))
+
+    def import_session(self, name: str, source: _objects.FileSource) -> Session:
+        """Make a session from an exported file: a path, an open binary file, or its bytes."""
+        attempts = self._attempts(idempotent=False)
+        pieces = _source.items(source, _objects.PIECE_BYTES)
+        (session,) = self._stream(_objects.import_session(name, attempts), pieces)
+        return session
 
     def inspect(self, name: str, *, layers: Sequence[int] = (), limit: int = 0) -> Inspection:
         """What each head has kept: of some layers, at most `limit` tokens a head (0 is 32)."""

@@ -41,6 +41,17 @@ def create_session(
     )
 
 
+def update_session(
+    name: str, ttl: timedelta | None, labels: Mapping[str, str]
+) -> session_pb2.UpdateSessionRequest:
+    """A request to change what a session was created with; ttl None leaves it."""
+    duration = None
+    if ttl is not None:
+        duration = Duration()
+        duration.FromTimedelta(ttl)
+    return session_pb2.UpdateSessionRequest(name=name, ttl=duration, labels=dict(labels))
+
+
 def offset(value: Offset | None) -> types_pb2.Offset | None:
     """The message of an offset; None stays absent."""
     if value is None:

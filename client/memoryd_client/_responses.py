@@ -16,6 +16,7 @@ from memoryd_client._types import (
     RetainedHead,
     RetainedToken,
     Session,
+    Snapshot,
     Stats,
     Usage,
 )
@@ -55,6 +56,16 @@ def session(message: types_pb2.Session) -> Session:
         create_time=_time(message.create_time),
         update_time=_time(message.update_time),
         owner=message.owner,
+    )
+
+
+def snapshot(message: session_pb2.Snapshot) -> Snapshot:
+    """One snapshot."""
+    return Snapshot(
+        name=message.name,
+        offset=offset(message.offset),
+        nbytes=message.bytes,
+        create_time=_time(message.create_time),
     )
 
 

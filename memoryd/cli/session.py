@@ -1,47 +1,18 @@
-"""`memoryd session`: sessions as objects. Writing and asking are in `writing` and `asking`."""
+"""`memoryd session`: sessions as objects. See also `writing`, `asking` and `copies`."""
 
-import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memoryd.cli import asking, output, writing
+from memoryd.cli import asking, copies, output, writing
 from memoryd.cli.connection import DEFAULT_TARGET, ApiKey, AsJson, Target, UseTls, connect
+from memoryd.cli.options import Labels, Name, parse_labels, parse_ttl
 
 if TYPE_CHECKING:
     from memoryd_client import Session
 
 app = typer.Typer(help="Make, fill, ask and delete sessions.", no_args_is_help=True)
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-Name = Annotated[str, typer.Argument(help="Name of the session.")]
-
-
-def parse_ttl(text: str) -> timedelta:
-    """30s, 15m, 12h or 7d."""
-    match = re.fullmatch(r"(\d+)([smhd])", text)
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is no duration: write 30s, 15m, 12h or 7d")
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-
-
-def parse_label(text: str) -> tuple[str, str]:
-    """key=value."""
-    key, separator, value = text.partition("=")
-    if not key or not separator:
-        raise typer.BadParameter(f"{text!r} is no label: write key=value")
-    return key, value
-
-
-Labels = Annotated[
-    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="May be repeated.")
-]
-
-
-def _labels(given: list[str] | None) -> dict[str, str]:
-    return dict(parse_label(text) for text in given or [])
 
 
 def create(
@@ -66,7 +37,12 @@ def create(
     """Make an empty session and print its name."""
     with connect(target, api_key, tls) as client:
         session = client.create_session(
-            name, model=model, ttl=ttl, labels=_labels(label), archive=archive, exist_ok=exist_ok
+            name,
+            model=model,
+            ttl=ttl,
+            labels=parse_labels(label),
+            archive=archive,
+            exist_ok=exist_ok,
         )
     if as_json:
         output.print_json(session)
@@ -84,7 +60,7 @@ def list_sessions(
 ) -> None:
     """List sessions by name."""
     with connect(target, api_key, tls) as client:
-        sessions = list(client.list_sessions(prefix=prefix, labels=_labels(label)))
+        sessions = list(client.list_sessions(prefix=prefix, labels=parse_labels(label)))
     if as_json:
         output.print_json(sessions)
         return
@@ -201,3 +177,11 @@ app.command()(asking.ask)
 app.command()(asking.chat)
 app.command()(inspect)
 app.command("rm")(remove)
+app.command()(copies.update)
+app.command()(copies.fork)
+app.command()(copies.snapshot)
+app.command("snapshots")(copies.list_snapshots)
+app.command("rm-snapshot")(copies.remove_snapshot)
+app.command()(copies.restore)
+app.command("export")(copies.export_file)
+app.command("import")(copies.import_file)

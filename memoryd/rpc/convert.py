@@ -17,7 +17,8 @@ from memoryd.sessions.services import Limits, ReplyOptions
 from memoryd.sessions.text import Piece, TextState
 from memoryd.storage.api_keys import KeyRecord
 from memoryd.storage.records import SessionRecord
-from memoryd_proto.v1 import admin_pb2, memory_pb2, types_pb2
+from memoryd.storage.snapshots import Snapshot
+from memoryd_proto.v1 import admin_pb2, memory_pb2, session_pb2, types_pb2
 
 MAX_LABELS, MAX_LABEL_NAME, MAX_LABEL_VALUE = 64, 64, 256
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
@@ -193,6 +194,15 @@ def session(
     if record.ttl_ms:
         message.ttl.FromMilliseconds(record.ttl_ms)
     return message
+
+
+def snapshot(found: Snapshot) -> session_pb2.Snapshot:
+    return session_pb2.Snapshot(
+        name=found.name,
+        offset=types_pb2.Offset(generation=found.generation, tokens=found.next),
+        bytes=found.nbytes,
+        create_time=_timestamp(found.created_ms),
+    )
 
 
 def _timestamp(milliseconds: int) -> timestamp_pb2.Timestamp:

@@ -1,7 +1,6 @@
 """SessionService: sessions as objects."""
 
 import uuid
-from typing import Any, NoReturn
 
 from memoryd.engine.errors import LayerKeepsNoTokens
 from memoryd.errors import (
@@ -9,10 +8,10 @@ from memoryd.errors import (
     GenerationChanged,
     ModelNotFound,
     NotInThisVersion,
-    SessionNotFound,
 )
 from memoryd.rpc import convert
-from memoryd.rpc.calls import Call, Servicer, detached, streaming, unary
+from memoryd.rpc.calls import Call, detached, unary
+from memoryd.rpc.object_service import ObjectCalls
 from memoryd.storage.records import SessionRecord
 from memoryd_proto.v1 import session_pb2, session_pb2_grpc, types_pb2
 
@@ -21,7 +20,7 @@ DEFAULT_PAGE, MAX_PAGE = 100, 1000
 DEFAULT_INSPECTED = 32
 
 
-class SessionService(Servicer, session_pb2_grpc.SessionServiceServicer):
+class SessionService(ObjectCalls, session_pb2_grpc.SessionServiceServicer):
     """See session.proto."""
 
     @unary(_PATH + "CreateSession", session_pb2.CreateSessionResponse)
@@ -35,12 +34,16 @@ class SessionService(Servicer, session_pb2_grpc.SessionServiceServicer):
             raise ModelNotFound(
                 f"this daemon serves {info.model}, not {request.model!r}", model=info.model
             )
+        if request.archive:
+            raise NotInThisVersion(
+                "archived sessions are not offered by this version of memoryd: create the session "
+                "without archive"
+            )
         record = await detached(
             self.manager.services.store.create(
                 call.key(request.name or uuid.uuid4().hex),
                 model=self.manager.services.model_id,
                 ttl_ms=convert.ttl_ms(request.ttl) if request.HasField("ttl") else 0,
-                archive=request.archive,
                 labels=convert.labels(request.labels),
             )
         )
@@ -50,12 +53,11 @@ class SessionService(Servicer, session_pb2_grpc.SessionServiceServicer):
     async def GetSession(  # noqa: N802
         self, request: session_pb2.GetSessionRequest, call: Call
     ) -> session_pb2.GetSessionResponse:
-        record, owner = await self._found(call, request.name)
+        record = await self.found(call, request.name)
         actor = self.manager.loaded(record.key)
         if actor is not None and actor.record.lease != record.lease:
             actor = None  # the session has moved on, and what this daemon holds is old
-        if actor is not None:
-            owner = self.host.address
+        owner = self.host.address if actor is not None else ""
         return session_pb2.GetSessionResponse(
             session=convert.session(record, actor=actor, owner=owner)
         )
@@ -88,7 +90,7 @@ class SessionService(Servicer, session_pb2_grpc.SessionServiceServicer):
     async def DeleteSession(  # noqa: N802
         self, request: session_pb2.DeleteSessionRequest, call: Call
     ) -> session_pb2.DeleteSessionResponse:
-        record, _ = await self._found(call, request.name)
+        record = await self.found(call, request.name)
         if request.generation not in ("", record.generation):
             raise GenerationChanged(
                 f"session {request.name!r} is of generation {record.generation} now",
@@ -100,17 +102,6 @@ class SessionService(Servicer, session_pb2_grpc.SessionServiceServicer):
     async def _delete(self, record: SessionRecord) -> None:
         await self.manager.forget(record.key)
         await self.manager.services.store.delete(record.key, generation=record.generation)
-
-    async def _found(self, call: Call, name: str) -> tuple[SessionRecord, str]:
-        """The session as it stands in Redis, if no other living daemon owns it."""
-        key = call.key(name)
-        record = await detached(self.manager.services.store.read(key))
-        if record is None:
-            raise SessionNotFound(f"there is no session {name!r}", session=name)
-        address = await detached(self.manager.owner_address(record))
-        if address is not None:
-            self.elsewhere(call, address)
-        return record, ""
 
     @unary(_PATH + "InspectSession", session_pb2.InspectSessionResponse)
     async def InspectSession(  # noqa: N802
@@ -151,36 +142,3 @@ class SessionService(Servicer, session_pb2_grpc.SessionServiceServicer):
                 for head in found.heads
             ],
         )
-
-    @unary(_PATH + "UpdateSession", session_pb2.UpdateSessionResponse)
-    async def UpdateSession(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
-        _later("Changing a session's TTL or labels")
-
-    @unary(_PATH + "ForkSession", session_pb2.ForkSessionResponse)
-    async def ForkSession(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
-        _later("Forking a session")
-
-    @unary(_PATH + "SnapshotSession", session_pb2.SnapshotSessionResponse)
-    async def SnapshotSession(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
-        _later("Taking a snapshot")
-
-    @unary(_PATH + "ListSnapshots", session_pb2.ListSnapshotsResponse)
-    async def ListSnapshots(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
-        _later("Listing snapshots")
-
-    @unary(_PATH + "RestoreSession", session_pb2.RestoreSessionResponse)
-    async def RestoreSession(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
-        _later("Restoring a snapshot")
-
-    @streaming(_PATH + "ExportSession", session_pb2.ExportSessionResponse)
-    async def ExportSession(self, request: Any, call: Call) -> Any:  # noqa: N802, ARG002
-        _later("Exporting a session")
-        yield
-
-    @unary(_PATH + "ImportSession", session_pb2.ImportSessionResponse)
-    async def ImportSession(self, request: Any, call: Call) -> NoReturn:  # noqa: N802, ARG002
-        _later("Importing a session")
-
-
-def _later(what: str) -> NoReturn:
-    raise NotInThisVersion(f"{what} is not offered by this version of memoryd")

@@ -233,6 +233,14 @@ class SessionActor:
             await self._absorbed_event.wait()
         self._raise_if_gone()
 
+    async def checkpoint(self) -> None:
+        """Writes the state as it is absorbed now. Cancelling the wait does not break it off.
+
+        Where Redis cannot take it the last checkpoint stays, and this is no error.
+        """
+        await asyncio.shield(self.spawn(self._checkpoint()))
+        self._raise_if_gone()
+
     async def inspect(self, layers: Sequence[int], limit: int) -> Inspection:
         return await self.services.engine.inspect(self.engine_key, layers, limit)
 

@@ -76,6 +76,10 @@ class ChatRecords:
             }
         )
 
+    def pack(self) -> dict[str, bytes]:
+        """All of them, as `unpack` takes them."""
+        return {FIELD_PREFIX + name: record.pack() for name, record in self.records.items()}
+
     def get(self, request_id: str, message: bytes) -> ChatRecord | None:
         """The record of a retry, None for a new exchange.
 

@@ -6,7 +6,8 @@ recently is written back and released.
 """
 
 import asyncio
-from collections.abc import Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +98,53 @@ class SessionManager:
         if (actor := self._actors.get(key)) is not None:
             await actor.stop(checkpoint=False, release=False)
 
+    async def replace(
+        self, key: SessionKey, work: Callable[[SessionRecord], Awaitable[None]]
+    ) -> SessionActor | Remote:
+        """Drops the session from memory, does `work` on its record, and opens what is there then.
+
+        Callers that arrive meanwhile wait. Where another daemon owns the session, nothing is done.
+        Raises as `locate`, and what `work` raises; the session is then as it was.
+        """
+        while (opening := self._opening.get(key)) is not None:
+            await asyncio.wait([opening])
+        if self.draining:
+            raise Draining("this daemon is shutting down; retry at another one")
+        task = asyncio.ensure_future(self._replace(key, work))
+        self._opening[key] = task
+        task.add_done_callback(lambda _: self._opening.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _replace(
+        self, key: SessionKey, work: Callable[[SessionRecord], Awaitable[None]]
+    ) -> SessionActor | Remote:
+        await self.forget(key)
+        record = await self.services.store.read(key)
+        if record is None:
+            raise SessionNotFound(f"there is no session {key.name!r}", session=key.name)
+        if (address := await self.owner_address(record)) is not None:
+            return Remote(address)
+        await work(record)
+        return await self._open(key)
+
+    def check_model(self, model: str, name: str) -> None:
+        """Raises ModelMismatch for a session of another model."""
+        if model != self.services.model_id:
+            raise ModelMismatch(
+                f"session {name!r} was made by model {model}, "
+                f"this daemon serves {self.services.model_id}",
+                session_model=model,
+                model=self.services.model_id,
+            )
+
+    async def try_state(self, offset: int, arrays: Mapping[str, Array]) -> None:
+        """Opens a state in a slot of its own and drops it. Raises StateCorrupt, SlotsBusy."""
+        engine_key = f"trial#{uuid.uuid4().hex}"
+        await self._open_slot(
+            engine_key, offset, arrays, on_absorbed=lambda _: None, on_failed=lambda _: None
+        )
+        await self.services.engine.close(engine_key)
+
     async def drain(self) -> int:
         """Writes back and releases every session; new calls are refused. Gives their number."""
         self.draining = True
@@ -120,13 +168,7 @@ class SessionManager:
                 raise SessionNotFound(f"there is no session {key.name!r}", session=key.name)
             if (address := await self.owner_address(record)) is not None:
                 return Remote(address)
-            if record.model != services.model_id:
-                raise ModelMismatch(
-                    f"session {key.name!r} was made by model {record.model}, "
-                    f"this daemon serves {services.model_id}",
-                    session_model=record.model,
-                    model=services.model_id,
-                )
+            self.check_model(record.model, key.name)
             acquired = await services.store.acquire(
                 key,
                 expected_owner=record.owner,
@@ -172,7 +214,9 @@ class SessionManager:
             recent=recent,
             on_end=self._on_end,
         )
-        await self._open_slot(actor, offset, arrays)
+        await self._open_slot(
+            engine_key, offset, arrays, on_absorbed=actor.on_absorbed, on_failed=actor.on_failed
+        )
         try:
             self.services.engine.feed(engine_key, tokens)
         except TokenOutOfRange as error:
@@ -230,16 +274,22 @@ class SessionManager:
         return tokens
 
     async def _open_slot(
-        self, actor: SessionActor, offset: int, arrays: Mapping[str, Array] | None
+        self,
+        engine_key: str,
+        offset: int,
+        arrays: Mapping[str, Array] | None,
+        *,
+        on_absorbed: Callable[[int], None],
+        on_failed: Callable[[str], None],
     ) -> None:
         while True:
             try:
                 await self.services.engine.open(
-                    actor.engine_key,
+                    engine_key,
                     offset=offset,
                     arrays=arrays,
-                    on_absorbed=actor.on_absorbed,
-                    on_failed=actor.on_failed,
+                    on_absorbed=on_absorbed,
+                    on_failed=on_failed,
                 )
             except NoFreeSlot as error:
                 await self._make_room(error)

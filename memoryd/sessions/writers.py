@@ -41,6 +41,10 @@ class Writers:
             "table of writers",
         )
 
+    @property
+    def count(self) -> int:
+        return len(self._entries)
+
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb([[writer, *row] for writer, row in self._entries.items()])
         return packed

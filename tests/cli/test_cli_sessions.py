@@ -13,15 +13,13 @@ def name(memoryd, request):
 
 def test_a_session_is_made_listed_shown_and_deleted(memoryd):
     made = json.loads(
-        memoryd(
-            "session", "create", "life", "--ttl=7d", "--label=k=v", "--archive", "--json"
-        ).stdout
+        memoryd("session", "create", "life", "--ttl=7d", "--label=k=v", "--json").stdout
     )
     assert (made["name"], made["ttl"], made["labels"], made["archive"]) == (
         "life",
         7 * 86400,
         {"k": "v"},
-        True,
+        False,
     )
     listed = json.loads(memoryd("session", "ls", "life", "--label", "k=v", "--json").stdout)
     assert [session["generation"] for session in listed] == [made["generation"]]
@@ -139,3 +137,51 @@ def test_stats_are_those_of_the_daemon(memoryd, served):
     shown = memoryd("admin", "stats").stdout
     assert figures["daemon_id"] in shown
     assert "tiny-random" in shown
+
+
+def test_settings_are_changed(memoryd, name):
+    changed = json.loads(
+        memoryd(
+            "session", "update", name, "--ttl=2h", "--label=a=1", "--label=b=2", "--json"
+        ).stdout
+    )
+    assert (changed["ttl"], changed["labels"]) == (7200, {"a": "1", "b": "2"})
+    memoryd("session", "update", name, "--no-ttl", "--remove-label=a")
+    shown = json.loads(memoryd("session", "show", name, "--json").stdout)
+    assert (shown["ttl"], shown["labels"]) == (None, {"b": "2"})
+    assert "exclude" in memoryd("session", "update", name, "--ttl=2h", "--no-ttl", code=1).stderr
+
+
+def test_snapshots_and_copies(memoryd, name):
+    memoryd("session", "append", name, stdin=b"What there was.")
+    before = json.loads(memoryd("session", "show", name, "--json").stdout)["acked_tokens"]
+    assert f"{before} tokens" in memoryd("session", "snapshot", name, "then").stdout
+    memoryd("session", "append", name, stdin=b"What came later.")
+    [listed] = json.loads(memoryd("session", "snapshots", name, "--json").stdout)
+    assert (listed["name"], listed["offset"]["tokens"]) == ("then", before)
+    assert "then" in memoryd("session", "snapshots", name).stdout
+    assert "Drop" in memoryd("session", "restore", name, "then", stdin=b"n\n", code=1).stdout
+    restored = json.loads(memoryd("session", "restore", name, "then", "--yes", "--json").stdout)
+    assert restored["acked_tokens"] == before
+    assert f"{before} tokens" in memoryd("session", "fork", name, f"{name}-copy").stdout
+    memoryd("session", "rm-snapshot", name, "then")
+    gone = memoryd("session", "rm-snapshot", name, "then", code=1)
+    assert gone.stderr.count("\n") == 1
+
+
+def test_a_session_goes_through_a_file(memoryd, name, tmp_path):
+    memoryd("session", "append", name, stdin=b"What is carried.")
+    file = tmp_path / "session.memoryd"
+    assert str(file) in memoryd("session", "export", name, str(file)).stdout
+    assert "--force" in memoryd("session", "export", name, str(file), code=1).stderr
+    memoryd("session", "export", name, str(file), "--force")
+    made = json.loads(memoryd("session", "import", f"{name}-in", str(file), "--json").stdout)
+    shown = json.loads(memoryd("session", "show", name, "--json").stdout)
+    assert made["acked_tokens"] == shown["acked_tokens"]
+    broken = tmp_path / "broken"
+    broken.write_bytes(file.read_bytes()[:-1])
+    refused = memoryd("session", "import", f"{name}-b", str(broken), code=1)
+    assert "was refused" in refused.stderr
+    assert "is no file" in memoryd("session", "import", "x", str(tmp_path), code=1).stderr
+    memoryd("session", "export", "nobody", str(tmp_path / "nothing"), code=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "session.memoryd"]

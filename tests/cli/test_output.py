@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from memoryd.cli import output
-from memoryd.cli.session import parse_label, parse_ttl
+from memoryd.cli.options import parse_label, parse_ttl
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Every field of every request out of its bounds: refused with a name, and nothing is lost."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
@@ -296,18 +297,72 @@ def test_an_unknown_session_is_not_found(calls):
         refused_for(Reason.SESSION_NOT_FOUND, call, name)
 
 
-def test_calls_of_later_versions_say_so(calls):
-    session_calls = [
-        (calls.sessions.UpdateSession, session_pb2.UpdateSessionRequest()),
-        (calls.sessions.ForkSession, session_pb2.ForkSessionRequest()),
-        (calls.sessions.SnapshotSession, session_pb2.SnapshotSessionRequest()),
-        (calls.sessions.ListSnapshots, session_pb2.ListSnapshotsRequest()),
-        (calls.sessions.RestoreSession, session_pb2.RestoreSessionRequest()),
-        (calls.sessions.ExportSession, session_pb2.ExportSessionRequest()),
-        (calls.sessions.ImportSession, iter([session_pb2.ImportSessionRequest()])),
-    ]
-    for method, request in session_calls:
-        refused_for(Reason.NOT_IN_THIS_VERSION, lambda m=method, r=request: calls.call(m, r))
+def test_what_is_for_later_versions_says_so(calls):
+    refused_for(Reason.NOT_IN_THIS_VERSION, lambda: calls.create("kept", archive=True), "archive")
+    refused_for(Reason.SESSION_NOT_FOUND, lambda: calls.get("kept"))
+
+
+OBJECTS = {
+    "update without a name": ("UpdateSession", session_pb2.UpdateSessionRequest()),
+    "a label too long": (
+        "UpdateSession",
+        session_pb2.UpdateSessionRequest(name="objects", labels={"a": LONG}),
+    ),
+    "a TTL too short": (
+        "UpdateSession",
+        session_pb2.UpdateSessionRequest(name="objects", ttl=Duration(nanos=1)),
+    ),
+    "a TTL below nothing": (
+        "UpdateSession",
+        session_pb2.UpdateSessionRequest(name="objects", ttl=Duration(seconds=-1)),
+    ),
+    "a fork without a name": ("ForkSession", session_pb2.ForkSessionRequest(name="objects")),
+    "a fork's name too long": (
+        "ForkSession",
+        session_pb2.ForkSessionRequest(name="objects", new_name=LONG),
+    ),
+    "a snapshot without a name": (
+        "SnapshotSession",
+        session_pb2.SnapshotSessionRequest(name="objects"),
+    ),
+    "a snapshot's name too long": (
+        "SnapshotSession",
+        session_pb2.SnapshotSessionRequest(name="objects", snapshot=LONG),
+    ),
+    "a snapshot to list of no session": ("ListSnapshots", session_pb2.ListSnapshotsRequest()),
+    "a snapshot to delete without a name": (
+        "DeleteSnapshot",
+        session_pb2.DeleteSnapshotRequest(name="objects"),
+    ),
+    "a restore without a name": (
+        "RestoreSession",
+        session_pb2.RestoreSessionRequest(name="objects"),
+    ),
+    "an export without a name": ("ExportSession", session_pb2.ExportSessionRequest()),
+}
+
+
+@pytest.mark.parametrize("case", OBJECTS)
+def test_object_arguments(calls, case):
+    method, request = OBJECTS[case]
+    with contextlib.suppress(grpc.RpcError):
+        calls.create("objects")
+    held = calls.held("objects")
+    refused_for(Reason.BAD_ARGUMENT, lambda: calls.call(getattr(calls.sessions, method), request))
+    assert calls.held("objects") == held
+
+
+def test_import_arguments(calls):
+    def sent(*requests: session_pb2.ImportSessionRequest) -> Callable[[], object]:
+        return lambda: calls.call(calls.sessions.ImportSession, iter(requests))
+
+    message = session_pb2.ImportSessionRequest
+    refused_for(Reason.EMPTY_STREAM, sent())
+    refused_for(Reason.BAD_ARGUMENT, sent(message(name="")))
+    refused_for(Reason.BAD_ARGUMENT, sent(message(name="a"), message(name="b")), "one session")
+    refused_for(Reason.IMPORT_REFUSED, sent(message(name="a")), "ends after 0 bytes")
+    refused_for(Reason.IMPORT_REFUSED, sent(message(name="a", data=b"no export")))
+    refused_for(Reason.MESSAGE_TOO_LARGE, sent(message(name="a", data=b"\0" * (5 << 20))))
 
 
 def test_what_is_no_request_breaks_nothing(calls, session):

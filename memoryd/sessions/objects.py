@@ -1,0 +1,150 @@
+"""Sessions as objects: update, fork, snapshot, restore, export, import.
+
+Every method is to be run to its end even if its caller leaves.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from memoryd.errors import (
+    ImportRefused,
+    OwnershipLost,
+    SessionExists,
+    SessionNotFound,
+    SignatureRefused,
+    StateCorrupt,
+)
+from memoryd.sessions.actor import SessionActor
+from memoryd.sessions.copying import ATTEMPTS, RETRY_SECONDS, Planter, at_rest, read_out, went_on
+from memoryd.sessions.manager import Remote, SessionManager
+from memoryd.storage.codec import MAX_HEADER_BYTES
+from memoryd.storage.errors import CutMoved
+from memoryd.storage.keys import SessionKey
+from memoryd.storage.portable import FileReader, PortableSession, write_file
+from memoryd.storage.records import SessionRecord
+from memoryd.storage.snapshots import Snapshot
+
+Labels = dict[str, str]
+
+
+class SessionObjects:
+    """Works on the sessions of one daemon.
+
+    export_key: signs exports and verifies imports; None does neither. import_unsigned: whether
+    files that it did not sign are taken.
+    """
+
+    def __init__(
+        self, manager: SessionManager, *, export_key: bytes | None, import_unsigned: bool
+    ) -> None:
+        self._manager = manager
+        self._store = manager.services.store
+        self._planter = Planter(manager)
+        self._export_key = export_key
+        self._import_unsigned = import_unsigned
+
+    async def update(
+        self, key: SessionKey, *, ttl_ms: int | None, relabel: Callable[[Labels], Labels]
+    ) -> SessionRecord:
+        """Change time to live (0: lives until deleted; None: as it is) and labels.
+
+        Raises SessionNotFound, OwnershipLost, and what `relabel` raises.
+        """
+        for _ in range(ATTEMPTS):
+            record = await self._store.read(key)
+            if record is None:
+                raise SessionNotFound(f"there is no session {key.name!r}", session=key.name)
+            labels = relabel(record.labels)
+            try:
+                updated = await self._store.update(record, ttl_ms=ttl_ms, labels=labels)
+            except OwnershipLost:
+                continue
+            if updated is None:
+                continue
+            actor = self._manager.loaded(key)
+            if actor is not None and actor.record.lease == updated.lease:
+                actor.record = replace(actor.record, ttl_ms=updated.ttl_ms, labels=updated.labels)
+            return updated
+        raise OwnershipLost(
+            f"session {key.name!r} changes too fast; retry", retry_after=RETRY_SECONDS
+        )
+
+    async def snapshot(self, actor: SessionActor, name: str) -> Snapshot:
+        """Pin the session's memory of now under a name.
+
+        Raises SnapshotExists, TooManySnapshots, BadArgument, and what appends raise.
+        """
+        for _ in range(ATTEMPTS):
+            async with at_rest(actor) as cut:
+                try:
+                    return await self._store.snapshots.take(actor.record.lease, name, cut)
+                except CutMoved:
+                    continue
+        raise went_on(actor.record.key)
+
+    async def fork(self, actor: SessionActor, key: SessionKey) -> SessionRecord:
+        """Make another session that starts with all that this one holds. Raises SessionExists."""
+        await self.refuse_existing(key)
+        cut, state = await read_out(actor)
+        return await self._planter.plant(await self._planter.stage(cut, state, key))
+
+    async def restore(self, key: SessionKey, name: str) -> SessionActor | Remote:
+        """Start a new generation from a snapshot; what was appended since is gone.
+
+        The session in memory is not touched before the snapshot was verified. Gives the session
+        as it is open then, or where its owner is. Raises SnapshotNotFound, StateCorrupt,
+        ModelMismatch, SessionNotFound.
+        """
+        cut = await self._store.snapshots.read(key, name)
+        state = b""
+        if cut.blob is not None:
+            state = await self._manager.services.blobs.get(key, cut.generation, cut.blob)
+        seed = await self._planter.stage(cut, state, key)
+
+        async def plant(record: SessionRecord) -> None:
+            await self._planter.plant(seed, replacing=record.lease)
+
+        try:
+            found = await self._manager.replace(key, plant)
+        except Exception:
+            await self._planter.drop(seed)
+            raise
+        if isinstance(found, Remote):
+            await self._planter.drop(seed)
+        return found
+
+    async def export(self, actor: SessionActor) -> bytes:
+        """A session as one file."""
+        cut, state = await read_out(actor)
+        return await asyncio.to_thread(write_file, cut, state, self._export_key)
+
+    def reader(self) -> FileReader:
+        """Takes a file that is to be imported."""
+        state_bytes = self._manager.services.engine.info.state_bytes
+        return FileReader(self._export_key, state_bytes + MAX_HEADER_BYTES)
+
+    async def import_file(self, key: SessionKey, file: PortableSession) -> SessionRecord:
+        """Make a session from a file that was read whole.
+
+        Raises SignatureRefused, ImportRefused, ModelMismatch, SessionExists.
+        """
+        if not (file.signed or self._import_unsigned):
+            raise SignatureRefused(
+                "the file is not signed with this deployment's export key: import what was "
+                "exported here, or set import_unsigned"
+            )
+        await self.refuse_existing(key)
+        try:
+            seed = await self._planter.stage(file.cut, file.state, key)
+        except StateCorrupt as error:
+            raise ImportRefused(f"the file was refused: {error.message}") from error
+        return await self._planter.plant(seed)
+
+    async def refuse_existing(self, key: SessionKey) -> None:
+        """Raise SessionExists before any work is done."""
+        if await self._store.read(key) is not None:
+            raise SessionExists(
+                f"Session {key} exists: choose another name, or delete it first.",
+                session=key.name,
+            )
