@@ -14,9 +14,10 @@ POLL_SECONDS = 0.05
 
 
 @contextmanager
-def own_daemon(model: Path | None) -> Iterator[str]:
-    """The address of a daemon that is ready; it ends with the block."""
+def own_daemon(model: Path | None, **settings: object) -> Iterator[str]:
+    """The address of a daemon that is ready; it ends with the block. settings: by their names."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MEMORYD_")}
+    environment |= {f"MEMORYD_{name.upper()}": str(value) for name, value in settings.items()}
     with tempfile.TemporaryDirectory(prefix="memoryd-bench-") as folder:
         log = Path(folder) / "daemon.log"
         command = [sys.executable, "-m", "memoryd", "serve", "--listen", "127.0.0.1:0"]

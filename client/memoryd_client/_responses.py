@@ -148,6 +148,7 @@ def stats(message: admin_pb2.GetStatsResponse) -> Stats:
         storage=message.storage,
         durability=message.durability,
         draining=message.draining,
+        tasks=message.tasks,
     )
 
 

@@ -271,6 +271,7 @@ class Stats:
     storage: str
     durability: str
     draining: bool
+    tasks: int
 
 
 class Scope(StrEnum):

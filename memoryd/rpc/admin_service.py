@@ -74,6 +74,7 @@ class AdminService(Servicer, admin_pb2_grpc.AdminServiceServicer):
             storage=host.storage_name,
             durability=host.durability,
             draining=host.draining.is_set(),
+            tasks=len(asyncio.all_tasks()),
         )
 
     @unary(_PATH + "Drain", admin_pb2.DrainResponse)

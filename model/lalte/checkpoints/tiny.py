@@ -21,6 +21,8 @@ from lalte.text.tokenizer import byte_alphabet
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lalte.config import ModelConfig
+
 _SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 _WORDS = (
@@ -43,9 +45,12 @@ _TEMPLATE = (
 )
 
 
-def write_tiny_model(folder: Path, seed: int = 0) -> Manifest:
-    """Write a tiny random model, as a function of `seed`; folder must not exist."""
-    config = tiny_lalte()
+def write_tiny_model(folder: Path, seed: int = 0, config: ModelConfig | None = None) -> Manifest:
+    """Write a tiny random model, as a function of `seed`; folder must not exist.
+
+    config: None is tiny_lalte(). Its vocabulary must be one that the word list can fill.
+    """
+    config = config or tiny_lalte()
     tokenizer_text = tiny_tokenizer_json(config.vocab_size)
     tokenizer = Tokenizer.from_json(tokenizer_text)
     end = "<|im_end|>"

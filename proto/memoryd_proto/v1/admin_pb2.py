@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmemoryd_proto/v1/admin.proto\x12\nmemoryd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetModelRequest\"\xce\x01\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x10\n\x08numerics\x18\x03 \x01(\t\x12\x0e\n\x06layers\x18\x04 \x03(\t\x12\x12\n\nparameters\x18\x05 \x01(\x03\x12\x12\n\nvocab_size\x18\x06 \x01(\x05\x12\r\n\x05\x63hunk\x18\x07 \x01(\x05\x12\x13\n\x0bstate_bytes\x18\x08 \x01(\x03\x12\x19\n\x11max_prompt_tokens\x18\t \x01(\x05\x12\r\n\x05notes\x18\n \x03(\t\"\x11\n\x0fGetStatsRequest\"\xac\x03\n\x10GetStatsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tdaemon_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sessions\x18\x04 \x01(\x05\x12\x12\n\nslots_used\x18\x05 \x01(\x05\x12\x13\n\x0bslots_total\x18\x06 \x01(\x05\x12\x12\n\nlanes_used\x18\x07 \x01(\x05\x12\x13\n\x0blanes_total\x18\x08 \x01(\x05\x12\x17\n\x0ftokens_appended\x18\t \x01(\x03\x12\x17\n\x0ftokens_absorbed\x18\n \x01(\x03\x12\x18\n\x10tokens_generated\x18\x0b \x01(\x03\x12\x16\n\x0e\x62\x61\x63klog_tokens\x18\x0c \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\r \x01(\x03\x12\x16\n\x0eresident_bytes\x18\x0e \x01(\x03\x12\x18\n\x10redis_used_bytes\x18\x0f \x01(\x03\x12\x0f\n\x07storage\x18\x10 \x01(\t\x12\x12\n\ndurability\x18\x11 \x01(\t\x12\x10\n\x08\x64raining\x18\x12 \x01(\x08\"\x0e\n\x0c\x44rainRequest\"*\n\rDrainResponse\x12\x19\n\x11sessions_released\x18\x01 \x01(\x05\"\x96\x01\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x13\x43reateApiKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\"G\n\x14\x43reateApiKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.memoryd.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"$\n\x12ListApiKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"7\n\x13ListApiKeysResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.memoryd.v1.ApiKey\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14RevokeApiKeyResponse\"K\n\x13RotateApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\x14RotateApiKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.memoryd.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t2\xa3\x04\n\x0c\x41\x64minService\x12\x45\n\x08GetModel\x12\x1b.memoryd.v1.GetModelRequest\x1a\x1c.memoryd.v1.GetModelResponse\x12\x45\n\x08GetStats\x12\x1b.memoryd.v1.GetStatsRequest\x1a\x1c.memoryd.v1.GetStatsResponse\x12<\n\x05\x44rain\x12\x18.memoryd.v1.DrainRequest\x1a\x19.memoryd.v1.DrainResponse\x12Q\n\x0c\x43reateApiKey\x12\x1f.memoryd.v1.CreateApiKeyRequest\x1a .memoryd.v1.CreateApiKeyResponse\x12N\n\x0bListApiKeys\x12\x1e.memoryd.v1.ListApiKeysRequest\x1a\x1f.memoryd.v1.ListApiKeysResponse\x12Q\n\x0cRevokeApiKey\x12\x1f.memoryd.v1.RevokeApiKeyRequest\x1a .memoryd.v1.RevokeApiKeyResponse\x12Q\n\x0cRotateApiKey\x12\x1f.memoryd.v1.RotateApiKeyRequest\x1a .memoryd.v1.RotateApiKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmemoryd_proto/v1/admin.proto\x12\nmemoryd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetModelRequest\"\xce\x01\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x10\n\x08numerics\x18\x03 \x01(\t\x12\x0e\n\x06layers\x18\x04 \x03(\t\x12\x12\n\nparameters\x18\x05 \x01(\x03\x12\x12\n\nvocab_size\x18\x06 \x01(\x05\x12\r\n\x05\x63hunk\x18\x07 \x01(\x05\x12\x13\n\x0bstate_bytes\x18\x08 \x01(\x03\x12\x19\n\x11max_prompt_tokens\x18\t \x01(\x05\x12\r\n\x05notes\x18\n \x03(\t\"\x11\n\x0fGetStatsRequest\"\xbb\x03\n\x10GetStatsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tdaemon_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sessions\x18\x04 \x01(\x05\x12\x12\n\nslots_used\x18\x05 \x01(\x05\x12\x13\n\x0bslots_total\x18\x06 \x01(\x05\x12\x12\n\nlanes_used\x18\x07 \x01(\x05\x12\x13\n\x0blanes_total\x18\x08 \x01(\x05\x12\x17\n\x0ftokens_appended\x18\t \x01(\x03\x12\x17\n\x0ftokens_absorbed\x18\n \x01(\x03\x12\x18\n\x10tokens_generated\x18\x0b \x01(\x03\x12\x16\n\x0e\x62\x61\x63klog_tokens\x18\x0c \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\r \x01(\x03\x12\x16\n\x0eresident_bytes\x18\x0e \x01(\x03\x12\x18\n\x10redis_used_bytes\x18\x0f \x01(\x03\x12\x0f\n\x07storage\x18\x10 \x01(\t\x12\x12\n\ndurability\x18\x11 \x01(\t\x12\x10\n\x08\x64raining\x18\x12 \x01(\x08\x12\r\n\x05tasks\x18\x13 \x01(\x05\"\x0e\n\x0c\x44rainRequest\"*\n\rDrainResponse\x12\x19\n\x11sessions_released\x18\x01 \x01(\x05\"\x96\x01\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x13\x43reateApiKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\"G\n\x14\x43reateApiKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.memoryd.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"$\n\x12ListApiKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"7\n\x13ListApiKeysResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.memoryd.v1.ApiKey\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14RevokeApiKeyResponse\"K\n\x13RotateApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\x14RotateApiKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.memoryd.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t2\xa3\x04\n\x0c\x41\x64minService\x12\x45\n\x08GetModel\x12\x1b.memoryd.v1.GetModelRequest\x1a\x1c.memoryd.v1.GetModelResponse\x12\x45\n\x08GetStats\x12\x1b.memoryd.v1.GetStatsRequest\x1a\x1c.memoryd.v1.GetStatsResponse\x12<\n\x05\x44rain\x12\x18.memoryd.v1.DrainRequest\x1a\x19.memoryd.v1.DrainResponse\x12Q\n\x0c\x43reateApiKey\x12\x1f.memoryd.v1.CreateApiKeyRequest\x1a .memoryd.v1.CreateApiKeyResponse\x12N\n\x0bListApiKeys\x12\x1e.memoryd.v1.ListApiKeysRequest\x1a\x1f.memoryd.v1.ListApiKeysResponse\x12Q\n\x0cRevokeApiKey\x12\x1f.memoryd.v1.RevokeApiKeyRequest\x1a .memoryd.v1.RevokeApiKeyResponse\x12Q\n\x0cRotateApiKey\x12\x1f.memoryd.v1.RotateApiKeyRequest\x1a .memoryd.v1.RotateApiKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,29 +40,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATSREQUEST']._serialized_start=337
   _globals['_GETSTATSREQUEST']._serialized_end=354
   _globals['_GETSTATSRESPONSE']._serialized_start=357
-  _globals['_GETSTATSRESPONSE']._serialized_end=785
-  _globals['_DRAINREQUEST']._serialized_start=787
-  _globals['_DRAINREQUEST']._serialized_end=801
-  _globals['_DRAINRESPONSE']._serialized_start=803
-  _globals['_DRAINRESPONSE']._serialized_end=845
-  _globals['_APIKEY']._serialized_start=848
-  _globals['_APIKEY']._serialized_end=998
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1000
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1053
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1055
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1126
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1128
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1164
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1166
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1221
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1223
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1256
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1258
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1280
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=1282
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1357
-  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=1359
-  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=1430
-  _globals['_ADMINSERVICE']._serialized_start=1433
-  _globals['_ADMINSERVICE']._serialized_end=1980
+  _globals['_GETSTATSRESPONSE']._serialized_end=800
+  _globals['_DRAINREQUEST']._serialized_start=802
+  _globals['_DRAINREQUEST']._serialized_end=816
+  _globals['_DRAINRESPONSE']._serialized_start=818
+  _globals['_DRAINRESPONSE']._serialized_end=860
+  _globals['_APIKEY']._serialized_start=863
+  _globals['_APIKEY']._serialized_end=1013
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1015
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1068
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1070
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1141
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1143
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1179
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1181
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1236
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1238
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1271
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1273
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1295
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=1297
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1372
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=1374
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=1445
+  _globals['_ADMINSERVICE']._serialized_start=1448
+  _globals['_ADMINSERVICE']._serialized_end=1995
 # @@protoc_insertion_point(module_scope)

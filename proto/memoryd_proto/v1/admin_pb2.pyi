@@ -40,7 +40,7 @@ class GetStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("version", "daemon_id", "start_time", "sessions", "slots_used", "slots_total", "lanes_used", "lanes_total", "tokens_appended", "tokens_absorbed", "tokens_generated", "backlog_tokens", "checkpoints", "resident_bytes", "redis_used_bytes", "storage", "durability", "draining")
+    __slots__ = ("version", "daemon_id", "start_time", "sessions", "slots_used", "slots_total", "lanes_used", "lanes_total", "tokens_appended", "tokens_absorbed", "tokens_generated", "backlog_tokens", "checkpoints", "resident_bytes", "redis_used_bytes", "storage", "durability", "draining", "tasks")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DAEMON_ID_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class GetStatsResponse(_message.Message):
     STORAGE_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
     version: str
     daemon_id: str
     start_time: _timestamp_pb2.Timestamp
@@ -77,7 +78,8 @@ class GetStatsResponse(_message.Message):
     storage: str
     durability: str
     draining: bool
-    def __init__(self, version: _Optional[str] = ..., daemon_id: _Optional[str] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sessions: _Optional[int] = ..., slots_used: _Optional[int] = ..., slots_total: _Optional[int] = ..., lanes_used: _Optional[int] = ..., lanes_total: _Optional[int] = ..., tokens_appended: _Optional[int] = ..., tokens_absorbed: _Optional[int] = ..., tokens_generated: _Optional[int] = ..., backlog_tokens: _Optional[int] = ..., checkpoints: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., redis_used_bytes: _Optional[int] = ..., storage: _Optional[str] = ..., durability: _Optional[str] = ..., draining: bool = ...) -> None: ...
+    tasks: int
+    def __init__(self, version: _Optional[str] = ..., daemon_id: _Optional[str] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sessions: _Optional[int] = ..., slots_used: _Optional[int] = ..., slots_total: _Optional[int] = ..., lanes_used: _Optional[int] = ..., lanes_total: _Optional[int] = ..., tokens_appended: _Optional[int] = ..., tokens_absorbed: _Optional[int] = ..., tokens_generated: _Optional[int] = ..., backlog_tokens: _Optional[int] = ..., checkpoints: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., redis_used_bytes: _Optional[int] = ..., storage: _Optional[str] = ..., durability: _Optional[str] = ..., draining: bool = ..., tasks: _Optional[int] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ()
