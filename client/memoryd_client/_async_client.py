@@ -4,7 +4,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -32,6 +32,9 @@ from memoryd_client._types import (
     Stats,
     Tls,
 )
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 T = TypeVar("T")
 
@@ -89,11 +92,13 @@ class AsyncClient:
         tls: Tls | None = None,
         timeout: float | None = 30.0,
         retry: Retry | None = None,
+        tracer: "Tracer | None" = None,
     ) -> None:
         self._metadata = _channel.metadata(api_key)
         self._target = target
         self._timeout = timeout
         self._retry = retry or Retry()
+        self._tracer = tracer
         self._channel = (
             grpc.aio.insecure_channel(target, _channel.OPTIONS)
             if tls is None
@@ -130,6 +135,7 @@ class AsyncClient:
             self._methods,
             self._blocking_methods,
             self._metadata,
+            self._tracer,
             source or _source.async_nothing(),
         )
         return drive(flow, exchange, self._target)

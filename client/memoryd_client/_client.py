@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from memoryd_client import _append, _calls, _channel, _objects, _reply, _requests, _source
 from memoryd_client._drive import Exchange, drive
@@ -29,6 +29,9 @@ from memoryd_client._types import (
     Stats,
     Tls,
 )
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 T = TypeVar("T")
 
@@ -85,6 +88,7 @@ class Client:
     target: "host:port" or "unix:/path". api_key: sent with every call.
     tls: None speaks plain text, for daemons on this machine or behind a proxy that encrypts.
     timeout: seconds for a whole unary call with its retries; None waits without limit.
+    tracer: of OpenTelemetry; each call sent is a span, and the daemon's span its child.
     Every method raises a subclass of `MemorydError` where the call fails.
     """
 
@@ -96,11 +100,13 @@ class Client:
         tls: Tls | None = None,
         timeout: float | None = 30.0,
         retry: Retry | None = None,
+        tracer: "Tracer | None" = None,
     ) -> None:
         self._metadata = _channel.metadata(api_key)
         self._target = target
         self._timeout = timeout
         self._retry = retry or Retry()
+        self._tracer = tracer
         self._channel = _channel.blocking(target, tls)
         self._methods = _channel.Methods(self._channel)
 
@@ -125,7 +131,9 @@ class Client:
     def _stream(
         self, flow: Flow[T], source: Generator[object, None, None] | None = None
     ) -> Generator[T, None, None]:
-        exchange = Exchange(self._methods, self._metadata, source or _source.nothing())
+        exchange = Exchange(
+            self._methods, self._metadata, self._tracer, source or _source.nothing()
+        )
         return drive(flow, exchange, self._target)
 
     def _answer(self, flow: Flow[T]) -> T:

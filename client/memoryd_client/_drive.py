@@ -4,7 +4,7 @@ import contextlib
 import queue
 import time
 from collections.abc import Generator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -24,6 +24,10 @@ from memoryd_client._flow import (
     Sleep,
     Write,
 )
+from memoryd_client._trace import CallSpan
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 T = TypeVar("T")
 
@@ -70,19 +74,34 @@ class Exchange:
         self,
         methods: Methods,
         metadata: tuple[tuple[str, str], ...],
+        tracer: "Tracer | None",
         source: Generator[object, None, None],
     ) -> None:
         self._methods = methods
         self._metadata = metadata
         self._source = source
+        self._tracer = tracer
+        self._span = CallSpan()
         self._stream: Any = None
 
     def perform(self, effect: Effect) -> object:
+        try:
+            return self._perform(effect)
+        except grpc.RpcError as error:
+            self._span.end(error)
+            raise
+
+    def _perform(self, effect: Effect) -> object:
         match effect:
             case Invoke():
-                return self._methods.find(effect.rpc)(
-                    effect.request, timeout=effect.timeout, metadata=self._metadata
+                self._span = span = CallSpan(self._tracer, effect.rpc)
+                response = self._methods.find(effect.rpc)(
+                    effect.request,
+                    timeout=effect.timeout,
+                    metadata=(*self._metadata, *span.metadata),
                 )
+                span.end()
+                return response
             case Open():
                 self._open(effect)
             case Write():
@@ -99,8 +118,9 @@ class Exchange:
 
     def _open(self, effect: Open) -> None:
         self._leave()
+        self._span = CallSpan(self._tracer, effect.rpc)
         method = self._methods.find(effect.rpc)
-        arguments = {"timeout": effect.timeout, "metadata": self._metadata}
+        arguments = {"timeout": effect.timeout, "metadata": (*self._metadata, *self._span.metadata)}
         if effect.request is None:
             self._stream = _Bidi(method, arguments)
         else:
@@ -116,6 +136,7 @@ class Exchange:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+        self._span.end()
 
 
 def drive(flow: Flow[T], exchange: Exchange, target: str) -> Generator[T, None, None]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -22,6 +22,10 @@ from memoryd_client._flow import (
     Sleep,
     Write,
 )
+from memoryd_client._trace import CallSpan
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 T = TypeVar("T")
 
@@ -76,20 +80,35 @@ class AsyncExchange:
         methods: Methods,
         blocking_methods: Methods,
         metadata: tuple[tuple[str, str], ...],
+        tracer: "Tracer | None",
         source: AsyncGenerator[object, None],
     ) -> None:
         self._methods = methods
         self._blocking_methods = blocking_methods
         self._metadata = metadata
         self._source = source
+        self._tracer = tracer
+        self._span = CallSpan()
         self._stream: Any = None
 
     async def perform(self, effect: Effect) -> object:
+        try:
+            return await self._perform(effect)
+        except grpc.RpcError as error:
+            self._span.end(error)
+            raise
+
+    async def _perform(self, effect: Effect) -> object:
         match effect:
             case Invoke():
-                return await self._methods.find(effect.rpc)(
-                    effect.request, timeout=effect.timeout, metadata=self._metadata
+                self._span = span = CallSpan(self._tracer, effect.rpc)
+                response = await self._methods.find(effect.rpc)(
+                    effect.request,
+                    timeout=effect.timeout,
+                    metadata=(*self._metadata, *span.metadata),
                 )
+                span.end()
+                return response
             case Open():
                 await self._open(effect)
             case Write():
@@ -106,7 +125,8 @@ class AsyncExchange:
 
     async def _open(self, effect: Open) -> None:
         await self._leave()
-        arguments = {"timeout": effect.timeout, "metadata": self._metadata}
+        self._span = CallSpan(self._tracer, effect.rpc)
+        arguments = {"timeout": effect.timeout, "metadata": (*self._metadata, *self._span.metadata)}
         if effect.request is None:
             self._stream = _Bidi(self._blocking_methods.find(effect.rpc), arguments)
         else:
@@ -123,6 +143,7 @@ class AsyncExchange:
         if self._stream is not None:
             stream, self._stream = self._stream, None
             await stream.close()
+        self._span.end()
 
 
 async def drive(flow: Flow[T], exchange: AsyncExchange, target: str) -> AsyncGenerator[T, None]:
