@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 PROTO_BIN := .venv-proto/bin
 PROTO_INSTALLED := .venv-proto/.installed
 
-.PHONY: help setup weights demo test chaos fuzz lint proto proto-check bench clean
+.PHONY: help setup weights demo test chaos chaos-cluster fuzz lint proto proto-check bench clean
 .NOTPARALLEL:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make demo         tell it facts, stream a book past it, kill it, ask it (10 minutes or less)"
 	@echo "make test         every test"
 	@echo "make chaos        sessions while daemons and Redis fail at random; SECONDS_TO_RUN=60 SEED=1"
+	@echo "make chaos-cluster   the same on a Redis Cluster of six nodes, whose primaries are killed"
 	@echo "make fuzz         bytes and calls that nobody meant; CASES=10000 SEED=1"
 	@echo "make lint         formatting, types, the direction of imports, and whether the stubs are current"
 	@echo "make proto        regenerate the gRPC stubs"
@@ -56,6 +57,9 @@ test: weights
 SECONDS_TO_RUN ?= 60
 chaos: $(INSTALLED)
 	@PYTHONPATH=tests $(BIN)/python -m chaos --seconds $(SECONDS_TO_RUN) $(if $(SEED),--seed $(SEED))
+
+chaos-cluster: $(INSTALLED)
+	@PYTHONPATH=tests $(BIN)/python -m chaos.cluster --seconds $(SECONDS_TO_RUN) $(if $(SEED),--seed $(SEED))
 
 CASES ?= 10000
 fuzz: $(INSTALLED)
