@@ -3,15 +3,18 @@
 import random
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.streams import memory, prose
 from memoryd_client import Client, MemorydError, Retry, Role, Sampling, Writer
 
-PATIENT = Retry(give_up_after=300.0)
-"""Every fault ends sooner, so a call that fails for good has met a fault of the daemon's own."""
 REPLY = Sampling(max_tokens=12)
+
+
+def patient(address: str) -> Client:
+    """Every fault ends sooner, so a call of it that fails has met a fault of the daemon's own."""
+    return Client(address, retry=Retry(give_up_after=300.0), timeout=None)
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,24 @@ class Difference:
 class Talker:
     """Writes into one session and asks it, through whichever daemon the seed says.
 
-    log: what was acknowledged, in order. wrong: what no fault excuses.
+    connect: makes a client of an address. log: what was acknowledged, in order. wrong: what no
+    fault excuses. counts: acts by kind, and replies to queries that broke off ("broken off").
     """
 
-    def __init__(self, name: str, seed: int, addresses: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        addresses: Sequence[str],
+        connect: Callable[[str], Client] = patient,
+    ) -> None:
         self.name = name
         self.log: list[Said] = []
         self.wrong: list[str] = []
         self.counts: Counter[str] = Counter()
         self._end = 0
         self._random = random.Random(f"{seed} {name}")
-        self._clients = [Client(address, retry=PATIENT, timeout=None) for address in addresses]
+        self._clients = [connect(address) for address in addresses]
         self._writers: dict[int, Writer] = {}
 
     def talk(self, stop: threading.Event, pause: float) -> None:
@@ -106,6 +116,7 @@ class Talker:
                 # A reply that has begun is the caller's to ask for again.
                 if not error.retryable:
                     raise
+                self.counts["broken off"] += 1
             else:
                 break
         read = reply.completion.usage.memory_tokens
@@ -122,23 +133,26 @@ def _stream(client: Client, name: str, said: Said) -> int:
 
 
 def compare(
-    name: str, log: Sequence[Said], survivor: Client, undisturbed: Client
+    name: str, log: Sequence[Said], survivor: Client, undisturbed: Client, prefix: str = ""
 ) -> tuple[Difference, int]:
     """Repeats a log where nothing fails; how the survivor differs, and the tokens of the log.
 
+    prefix: of the repetition's name, where it is made beside the survivor.
+
     Equal are: offset, bytes without tokens, checksum of the state, a greedy answer, every reply.
     """
-    undisturbed.create_session(name)
+    again = prefix + name
+    undisturbed.create_session(again)
     why = ""
     for number, said in enumerate(log):
         match said.kind:
             case "append":
-                undisturbed.append(name, said.text, role=said.role)
+                undisturbed.append(again, said.text, role=said.role)
             case "stream":
-                _stream(undisturbed, name, said)
+                _stream(undisturbed, again, said)
             case _:
                 reply = undisturbed.chat(
-                    name, said.text, request_id=said.request_id, sampling=REPLY
+                    again, said.text, request_id=said.request_id, sampling=REPLY
                 )
                 reply.text()
                 if tuple(reply.token_ids) != said.reply:
@@ -146,7 +160,7 @@ def compare(
                         f"reply {number} of {len(log)} was {said.reply}, "
                         f"and is {tuple(reply.token_ids)} where nothing fails"
                     )
-    found, expected = memory(survivor, name), memory(undisturbed, name)
+    found, expected = memory(survivor, name), memory(undisturbed, again)
     missing = expected[0] - found[0]
     if found != expected:
         why = why or f"(tokens, tail, checksum, answer) is {found}, must be {expected}"
