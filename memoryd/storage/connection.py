@@ -46,13 +46,9 @@ _REFUSED = (
     exceptions.AuthorizationError,
     exceptions.NoPermissionError,
 )
-_TRANSIENT_CODES = (
-    "NOREPLICAS",
-    "BUSY ",
-    "UNBLOCKED",
-    "Script attempted to access a non local key",
-)
-"""Beginnings of messages; the last is a script's whose keys are being moved to another node."""
+_TRANSIENT_CODES = ("NOREPLICAS", "BUSY ", "UNBLOCKED")
+_BETWEEN_NODES = "attempted to access a non local key"
+"""Said of a script some of whose keys have gone to another node already."""
 _NO_CLUSTER = "This instance has cluster support disabled"
 
 
@@ -141,7 +137,11 @@ def _definite(error: Exception, server: str) -> MemorydError | None:
             "redis-cluster://.",
             server=server,
         )
-    if isinstance(error, _TRANSIENT) or text.startswith(_TRANSIENT_CODES):
+    if (
+        isinstance(error, _TRANSIENT)
+        or text.startswith(_TRANSIENT_CODES)
+        or (_BETWEEN_NODES in text.lower())
+    ):
         return None
     return StorageUnavailable(
         f"Redis at {server} refused an operation ({text}): see its log.", server=server

@@ -88,6 +88,13 @@ class Heartbeat:
                 log.warning("heartbeat.not_renewed", error=str(error))
 
     def _renew(self) -> None:
+        try:
+            self._write()
+        except exceptions.MovedError as error:
+            self._nodes.note(error)
+            self._write()
+
+    def _write(self) -> None:
         self._nodes.at(self._key).eval(
             scripts.HEARTBEAT.source, 1, self._key, self._address, str(round(self._ttl * 1000))
         )

@@ -15,6 +15,7 @@ import redis
 from harness.processes import wait_until
 from harness.redis_cluster import ClusterNode, RedisCluster, free_ports
 from harness.redis_servers import RedisProcess, server_binaries
+from memoryd.cli import checks
 from memoryd.storage.blobs import PART_BYTES, BlobStore
 from memoryd.storage.codec import body_digest
 from memoryd.storage.errors import UnsuitableServer
@@ -234,6 +235,55 @@ async def test_a_slot_that_is_being_moved_is_served(cluster, store, append):
     assert cluster.holder(key.meta) is target
 
 
+async def test_a_script_whose_keys_are_on_two_nodes_waits(cluster, store, append):
+    source, target, _ = cluster.primaries()
+    lease = await own(store, key_at(cluster, source))
+    slot = source.raw.execute_command("CLUSTER", "KEYSLOT", lease.key.meta)
+    identity = target.raw.execute_command("CLUSTER", "MYID")
+    # Meta is here still, so the script runs here; the journal, for all this node knows, is there.
+    source.raw.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", identity)
+    appending = asyncio.create_task(append(store, lease, 1, 0, 5))
+
+    def refused() -> int:
+        return sum(
+            int(stats["failed_calls"])
+            for name, stats in source.raw.info("commandstats").items()
+            if name in ("cmdstat_eval", "cmdstat_evalsha")
+        )
+
+    before = refused()
+    await wait_for(lambda: asyncio.sleep(0, refused() > before + 1))
+    assert not appending.done()
+    source.raw.execute_command("CLUSTER", "SETSLOT", slot, "STABLE")
+    assert await appending == 5
+    assert [end for end, _ in await store.read_journal(lease, 0)] == [5]
+
+
+async def test_a_slot_that_moves_under_its_writer_loses_nothing(cluster, store, append):
+    source, target, _ = cluster.primaries()
+    lease = await own(store, key_at(cluster, source))
+    slot = source.raw.execute_command("CLUSTER", "KEYSLOT", lease.key.meta)
+    acked = 0
+
+    async def write() -> None:
+        nonlocal acked
+        op = 0
+        while cluster.holder(lease.key.meta) is source or op % 50:
+            op += 1
+            acked = await append(store, lease, op, acked, 1)
+
+    writing = asyncio.create_task(write())
+    await wait_for(lambda: asyncio.sleep(0, acked > 20))
+    # Valkey 9's way: the slot changes hands in one step, with all that it holds.
+    identity = target.raw.execute_command("CLUSTER", "MYID")
+    source.raw.execute_command(
+        "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", identity
+    )
+    await writing
+    assert cluster.holder(lease.key.meta) is target
+    assert [end for end, _ in await store.read_journal(lease, 0)] == list(range(1, acked + 1))
+
+
 async def test_every_node_must_be_fit_for_sessions(cluster):
     for node in (cluster.primaries()[1], replica_of(cluster, cluster.primaries()[1])):
         node.raw.config_set("maxmemory-policy", "allkeys-lru")
@@ -271,3 +321,4 @@ async def test_the_urls_scheme_must_fit_the_server(cluster, tmp_path):
             await store.close()
     finally:
         alone.kill()
+    assert checks.redis(cluster.url, None).status == "ok"
