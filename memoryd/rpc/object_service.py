@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from memoryd.errors import BadArgument, EmptyStream, SessionNotFound
 from memoryd.rpc import convert
 from memoryd.rpc.calls import Call, Host, Requests, Servicer, detached, streaming, unary
+from memoryd.sessions.copying import read_out
 from memoryd.sessions.manager import Remote
 from memoryd.sessions.objects import SessionObjects
 from memoryd.storage.records import SessionRecord
@@ -65,9 +66,11 @@ class ObjectCalls(Servicer):
         self, request: session_pb2.ForkSessionRequest, call: Call
     ) -> session_pb2.ForkSessionResponse:
         new_key = call.key(request.new_name)
+        await detached(self.objects.refuse_existing(new_key))
         actor = await self.owned(call, request.name)
         with actor.used():
-            record = await detached(self.objects.fork(actor, new_key))
+            cut, state = await detached(read_out(actor))
+        record = await detached(self.objects.copy(cut, state, new_key))
         return session_pb2.ForkSessionResponse(session=convert.session(record))
 
     @unary(_PATH + "SnapshotSession", session_pb2.SnapshotSessionResponse)
@@ -105,9 +108,7 @@ class ObjectCalls(Servicer):
         found = await detached(self.objects.restore(key, request.snapshot))
         if isinstance(found, Remote):
             self.elsewhere(call, found.address)
-        return session_pb2.RestoreSessionResponse(
-            session=convert.session(found.record, actor=found, owner=self.host.address)
-        )
+        return session_pb2.RestoreSessionResponse(session=convert.session(found))
 
     @streaming(_PATH + "ExportSession", session_pb2.ExportSessionResponse)
     async def ExportSession(  # noqa: N802

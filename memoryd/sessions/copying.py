@@ -17,7 +17,7 @@ from typing import get_args
 
 import numpy as np
 
-from memoryd.errors import OwnershipLost, StateCorrupt
+from memoryd.errors import OwnershipLost, SessionExists, SessionNotFound, StateCorrupt
 from memoryd.sessions.actor import SessionActor
 from memoryd.sessions.chat import MAX_RECORDS, ChatRecords
 from memoryd.sessions.log import Change, SessionLog
@@ -35,6 +35,7 @@ from memoryd.storage.codec import (
     encode_state,
 )
 from memoryd.storage.cut import Cut
+from memoryd.storage.errors import CheckpointIncomplete
 from memoryd.storage.keys import SessionKey
 from memoryd.storage.records import BlobRef, Lease, SessionRecord
 from memoryd.storage.store import pack_tokens
@@ -182,7 +183,11 @@ class Planter:
         return Seed(cut, key, generation, blob)
 
     async def plant(self, seed: Seed, *, replacing: Lease | None = None) -> SessionRecord:
-        """Put a staged copy in place. Raises SessionExists, and what storage raises."""
+        """Put a staged copy in place. Raises SessionExists, and what storage raises.
+
+        A staged state is dropped only where it is certain that it was refused: without an answer it
+        may have become the session's checkpoint, and if not it expires by itself.
+        """
         store = self._services.store
         try:
             if replacing is None:
@@ -190,7 +195,7 @@ class Planter:
             return await store.snapshots.install(
                 seed.cut, seed.key, seed.generation, seed.blob, replacing=replacing
             )
-        except Exception:
+        except (SessionExists, OwnershipLost, SessionNotFound, CheckpointIncomplete):
             await self.drop(seed)
             raise
 

@@ -9,6 +9,7 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import structlog
@@ -50,7 +51,7 @@ class SessionManager:
         self.services = services
         self.draining = False
         self._actors: dict[SessionKey, SessionActor] = {}
-        self._opening: dict[SessionKey, asyncio.Task[SessionActor | Remote]] = {}
+        self._opening: dict[SessionKey, asyncio.Task[SessionActor | Remote | None]] = {}
 
     @property
     def actors(self) -> tuple[SessionActor, ...]:
@@ -78,7 +79,7 @@ class SessionManager:
                 self._opening[key] = task
                 task.add_done_callback(lambda _: self._opening.pop(key, None))
             found = await asyncio.shield(task)
-            if isinstance(found, Remote) or found.live:
+            if isinstance(found, Remote) or (found is not None and found.live):
                 return found
 
     async def owner_address(self, record: SessionRecord) -> str | None:
@@ -99,33 +100,33 @@ class SessionManager:
             await actor.stop(checkpoint=False, release=False)
 
     async def replace(
-        self, key: SessionKey, work: Callable[[SessionRecord], Awaitable[None]]
-    ) -> SessionActor | Remote:
-        """Drops the session from memory, does `work` on its record, and opens what is there then.
+        self, key: SessionKey, work: Callable[[SessionRecord], Awaitable[SessionRecord]]
+    ) -> SessionRecord | Remote:
+        """Drops the session from memory and does `work` on its record; gives what `work` gives.
 
-        Callers that arrive meanwhile wait. Where another daemon owns the session, nothing is done.
-        Raises as `locate`, and what `work` raises; the session is then as it was.
+        Callers that arrive meanwhile wait, and open what is there then. Where another daemon owns
+        the session, nothing is done. Raises SessionNotFound, Draining, and what `work` raises.
         """
         while (opening := self._opening.get(key)) is not None:
             await asyncio.wait([opening])
         if self.draining:
             raise Draining("this daemon is shutting down; retry at another one")
         task = asyncio.ensure_future(self._replace(key, work))
-        self._opening[key] = task
-        task.add_done_callback(lambda _: self._opening.pop(key, None))
+        gate = asyncio.ensure_future(_ended(task))
+        self._opening[key] = gate
+        gate.add_done_callback(lambda _: self._opening.pop(key, None))
         return await asyncio.shield(task)
 
     async def _replace(
-        self, key: SessionKey, work: Callable[[SessionRecord], Awaitable[None]]
-    ) -> SessionActor | Remote:
+        self, key: SessionKey, work: Callable[[SessionRecord], Awaitable[SessionRecord]]
+    ) -> SessionRecord | Remote:
         await self.forget(key)
         record = await self.services.store.read(key)
         if record is None:
             raise SessionNotFound(f"there is no session {key.name!r}", session=key.name)
         if (address := await self.owner_address(record)) is not None:
             return Remote(address)
-        await work(record)
-        return await self._open(key)
+        return await work(record)
 
     def check_model(self, model: str, name: str) -> None:
         """Raises ModelMismatch for a session of another model."""
@@ -315,3 +316,8 @@ class SessionManager:
     def _on_end(self, actor: SessionActor) -> None:
         if self._actors.get(actor.record.key) is actor:
             del self._actors[actor.record.key]
+
+
+async def _ended(task: "asyncio.Task[Any]") -> None:
+    """Waits for work whose outcome is for somebody else."""
+    await asyncio.wait([task])

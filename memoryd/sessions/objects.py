@@ -19,6 +19,7 @@ from memoryd.sessions.actor import SessionActor
 from memoryd.sessions.copying import ATTEMPTS, RETRY_SECONDS, Planter, at_rest, read_out, went_on
 from memoryd.sessions.manager import Remote, SessionManager
 from memoryd.storage.codec import MAX_HEADER_BYTES
+from memoryd.storage.cut import Cut
 from memoryd.storage.errors import CutMoved
 from memoryd.storage.keys import SessionKey
 from memoryd.storage.portable import FileReader, PortableSession, write_file
@@ -83,33 +84,25 @@ class SessionObjects:
                     continue
         raise went_on(actor.record.key)
 
-    async def fork(self, actor: SessionActor, key: SessionKey) -> SessionRecord:
-        """Make another session that starts with all that this one holds. Raises SessionExists."""
-        await self.refuse_existing(key)
-        cut, state = await read_out(actor)
+    async def copy(self, cut: Cut, state: bytes, key: SessionKey) -> SessionRecord:
+        """Make another session of what was read out of one. Raises SessionExists."""
         return await self._planter.plant(await self._planter.stage(cut, state, key))
 
-    async def restore(self, key: SessionKey, name: str) -> SessionActor | Remote:
+    async def restore(self, key: SessionKey, name: str) -> SessionRecord | Remote:
         """Start a new generation from a snapshot; what was appended since is gone.
 
-        The session in memory is not touched before the snapshot was verified. Gives the session
-        as it is open then, or where its owner is. Raises SnapshotNotFound, StateCorrupt,
-        ModelMismatch, SessionNotFound.
+        The session in memory is not touched before the snapshot was verified. Gives the session as
+        it is stored then, owned by nobody, or where its owner is. Raises SnapshotNotFound,
+        StateCorrupt, ModelMismatch, SessionNotFound.
         """
         cut = await self._store.snapshots.read(key, name)
         state = b""
         if cut.blob is not None:
             state = await self._manager.services.blobs.get(key, cut.generation, cut.blob)
         seed = await self._planter.stage(cut, state, key)
-
-        async def plant(record: SessionRecord) -> None:
-            await self._planter.plant(seed, replacing=record.lease)
-
-        try:
-            found = await self._manager.replace(key, plant)
-        except Exception:
-            await self._planter.drop(seed)
-            raise
+        found = await self._manager.replace(
+            key, lambda record: self._planter.plant(seed, replacing=record.lease)
+        )
         if isinstance(found, Remote):
             await self._planter.drop(seed)
         return found

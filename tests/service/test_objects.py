@@ -4,6 +4,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from io import BytesIO
@@ -259,6 +260,12 @@ def test_a_snapshot_survives_the_daemon(world, client, filled):
     other.kill()
 
 
+def settled(client: Client, name: str) -> bytes:
+    """The session's file, once all is read and no checkpoint is being written any more."""
+    memory(client, name)
+    return b"".join(client.export_session(name))
+
+
 def altered(world: World, name: str, change: Callable[["redis.Redis", SessionKey, str], object]):
     key = SessionKey("default", name)
     raw = world.redis.raw
@@ -289,6 +296,7 @@ def flip(data: bytes, at: int) -> bytes:
 def test_an_altered_snapshot_is_refused_and_the_session_goes_on(world, client, filled, change):
     client.snapshot_session(filled, "s")
     client.append(filled, prose(7, 200))
+    settled(client, filled)
     before = memory(client, filled)
     altered(world, filled, change)
     keys = world.stored()
@@ -318,7 +326,7 @@ def test_an_export_is_imported_equal(world, client, filled, name, tmp_path):
 
 
 def test_every_damaged_file_is_refused_and_nothing_is_left(world, client, filled):
-    data = b"".join(client.export_session(filled))
+    data = settled(client, filled)
     draw = random.Random(11)
     keys = world.stored()
 
@@ -346,7 +354,7 @@ def test_every_damaged_file_is_refused_and_nothing_is_left(world, client, filled
 
 
 def test_only_signed_files_are_taken_unless_settings_say_so(world, client, filled, name):
-    data = b"".join(client.export_session(filled))
+    data = settled(client, filled)
     keys = world.sessions_keys()
     strict = world.start("other-key", export_key="another key of another place")
     with strict.client() as on_strict:
@@ -379,6 +387,46 @@ def test_a_file_of_another_model_is_refused(world, client, filled, name, tmp_pat
         on_other.import_session(f"{name}-m", data)
     daemon.kill()
     assert world.keys_of(f"{name}-m") == set()
+
+
+def test_one_slot_is_enough(world, name):
+    daemon = world.start("narrow", slots=1)
+    with daemon.client() as client:
+        client.create_session(name)
+        client.append(name, prose(1, 100))
+        before = memory(client, name)
+        client.snapshot_session(name, "s")
+        client.fork_session(name, f"{name}-copy")
+        assert memory(client, f"{name}-copy") == before
+        client.append(name, prose(2, 100))
+        client.restore_session(name, "s")
+        client.import_session(f"{name}-in", b"".join(client.export_session(name)))
+        assert memory(client, name) == memory(client, f"{name}-in") == before
+    daemon.kill()
+
+
+def test_a_restore_waits_for_a_running_chat_and_callers_wait_for_it(world, client, name):
+    """Calls that meet a restore are answered by one generation or the other, never by neither."""
+    client.create_session(name)
+    client.append(name, prose(1, 100))
+    before = memory(client, name)
+    client.snapshot_session(name, "s")
+    with ThreadPoolExecutor(4) as pool, world.daemon.client() as patient:
+
+        def chat(number: int) -> str:
+            return patient.chat(name, "Say more.", request_id=f"c{number}", sampling=GREEDY).text()
+
+        def ask(_: int) -> str:
+            return patient.query(name, "What now?", sampling=GREEDY).text()
+
+        def restore(_: int) -> str:
+            return patient.restore_session(name, "s").generation
+
+        jobs = [pool.submit(work, n) for n in range(4) for work in (chat, ask, restore, ask)]
+        generations = {job.result() for job in jobs[2::4]}
+    assert len(generations) == 4
+    client.restore_session(name, "s")
+    assert memory(client, name) == before
 
 
 def test_copies_are_taken_while_the_session_is_written_to(client, name):
