@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import uuid
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ Durability = Literal["everysec", "always", "replicated"]
 
 
 class Daemon:
-    """One running daemon. `start`, then `run` until a signal or a Drain call, then `close`."""
+    """One running daemon: `start_unless_ended`, `run` until a signal or a Drain call, `close`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -243,11 +243,26 @@ class Daemon:
             daemon_id=self.daemon_id,
         )
 
-    async def run(self) -> None:
-        """Serves until SIGTERM, SIGINT or a Drain call, then drains."""
+    async def start_unless_ended(self) -> bool:
+        """As `start`, broken off by SIGTERM or SIGINT; says whether the daemon stands."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
+        starting = asyncio.ensure_future(self.start())
+        ended = asyncio.ensure_future(self._ended.wait())
+        await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if not starting.done():
+            starting.cancel()
+            with suppress(asyncio.CancelledError):
+                await starting
+            logger.info("start_broken_off")
+            return False
+        await starting
+        return True
+
+    async def run(self) -> None:
+        """Serves until SIGTERM, SIGINT or a Drain call, then drains."""
         await self._ended.wait()
         logger.info("draining")
         await self._server.refuse()
@@ -261,7 +276,8 @@ class Daemon:
 
 async def _run(settings: Settings) -> None:
     daemon = Daemon(settings)
-    await daemon.start()
+    if not await daemon.start_unless_ended():
+        return
     try:
         await daemon.run()
     finally:
