@@ -113,6 +113,7 @@ class Engine:
         self,
         key: str,
         *,
+        tenant: str = "",
         offset: int = 0,
         arrays: Mapping[str, Array] | None = None,
         on_absorbed: Callable[[int], None],
@@ -120,6 +121,7 @@ class Engine:
     ) -> None:
         """Gives the session a slot: empty, or with the state `arrays` of `offset` tokens.
 
+        tenant: whose session it is; tenants take turns where there is too much to do.
         on_absorbed gets the new offset after each step that read some of the session's tokens.
         on_failed gets the reason once, when the slot was lost; the key is closed then.
         Raises NoFreeSlot, StateRefused, SessionAlreadyOpen.
@@ -133,7 +135,9 @@ class Engine:
         self._sessions[key] = session
         self._keys[session.number] = key
         try:
-            await self._ask(key, lambda ticket: Open(ticket, session.number, offset, arrays))
+            await self._ask(
+                key, lambda ticket: Open(ticket, session.number, tenant, offset, arrays)
+            )
         except asyncio.CancelledError:
             if self._forget(session.number) is not None:
                 self._send(Close(next(self._numbers), session.number))

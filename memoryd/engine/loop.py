@@ -233,7 +233,7 @@ class EngineLoop:
                 self._stopping = True
 
     def _open(self, command: Open) -> None:
-        slot = self._scheduler.open(command.session, command.offset)
+        slot = self._scheduler.open(command.session, command.offset, command.tenant)
         if slot is None:
             self._events.append(Refusal(command.ticket, "no_free_slot", "no slot is free"))
             return

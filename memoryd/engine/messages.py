@@ -168,6 +168,7 @@ class Inspection:
 class Open:
     ticket: int
     session: int
+    tenant: str
     offset: int
     arrays: Mapping[str, Array] | None
 

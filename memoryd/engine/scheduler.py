@@ -1,8 +1,9 @@
 """Decides what the model does next. Books only: no tensors, no model, no clock.
 
-Sessions absorb whole chunks in turn. A generation that wants the backlog waits until its session
-has absorbed every whole chunk of what was fed before it; the session then absorbs no further until
-its state was copied to a lane, for what is left of the target must lie directly behind the copy.
+Tenants take turns, and a tenant's sessions absorb whole chunks in turn. A generation that wants
+the backlog waits until its session has absorbed every whole chunk of what was fed before it; the
+session then absorbs no further until its state was copied to a lane, for what is left of the target
+must lie directly behind the copy.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from memoryd.engine.errors import GenerationFailed, IntegrityError
 from memoryd.engine.lanes import LaneTable
+from memoryd.engine.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +34,7 @@ class Session:
     number: int
     slot: int
     absorbed: int
+    tenant: str
     backlog: list[int] = field(default_factory=list)
 
     @property
@@ -121,6 +124,8 @@ class Scheduler:
         self._waiting: dict[int, WaitingGeneration] = {}  # in order of arrival
         self._reading: Reading | None = None
         self._prefills_in_a_row = 0
+        self._reply_turns = Turns()
+        self._absorb_turns = Turns()
         self.lanes = LaneTable(options.lanes)
 
     # Sessions.
@@ -141,12 +146,12 @@ class Scheduler:
         """Generations without a lane."""
         return len(self._waiting)
 
-    def open(self, number: int, offset: int) -> int | None:
+    def open(self, number: int, offset: int, tenant: str = "") -> int | None:
         """The slot for a session whose state stands at `offset`, or None where all are taken."""
         if not self._free_slots:
             return None
         slot = self._free_slots.popleft()
-        self._sessions[number] = Session(number, slot, offset)
+        self._sessions[number] = Session(number, slot, offset, tenant)
         return slot
 
     def feed(self, number: int, tokens: Sequence[int]) -> None:
@@ -154,7 +159,11 @@ class Scheduler:
 
     def close(self, number: int) -> list[int]:
         """Frees the session's slot; returns the generations that waited for it."""
-        self._free_slots.append(self._sessions.pop(number).slot)
+        closed = self._sessions.pop(number)
+        self._free_slots.append(closed.slot)
+        if all(session.tenant != closed.tenant for session in self._sessions.values()):
+            self._reply_turns.forget(closed.tenant)
+            self._absorb_turns.forget(closed.tenant)
         orphans = [w.generation for w in self._waiting.values() if w.session == number]
         for generation in orphans:
             del self._waiting[generation]
@@ -186,15 +195,24 @@ class Scheduler:
         return self.lanes.remove(generation)
 
     def admit(self) -> Admission | None:
-        """Gives a free lane to the first generation that is ready, and ends its hold."""
+        """Gives a free lane to a generation that is ready, and ends its hold.
+
+        To the first one of the tenant whose turn it is.
+        """
         if not self.lanes.can_admit:
             return None
-        for waiting in self._waiting.values():
-            session = self._sessions[waiting.session]
-            if waiting.goal is None or session.absorbed == waiting.goal:
-                break
-        else:
+        ready = [
+            waiting
+            for waiting in self._waiting.values()
+            if waiting.goal in (None, self._sessions[waiting.session].absorbed)
+        ]
+        if not ready:
             return None
+        waiting = min(
+            ready, key=lambda one: self._reply_turns.rank(self._sessions[one.session].tenant)
+        )
+        session = self._sessions[waiting.session]
+        self._reply_turns.served(session.tenant)
         del self._waiting[waiting.generation]
         memory = session.absorbed if waiting.target is None else waiting.target
         tail = session.backlog[: memory - session.absorbed]
@@ -238,6 +256,7 @@ class Scheduler:
         """Books a batch as absorbed; its sessions go to the end of the queue."""
         for item in batch.items:
             session = self._sessions.pop(item.session)
+            self._absorb_turns.served(session.tenant)
             del session.backlog[: len(item.tokens)]
             session.absorbed += len(item.tokens)
             self._sessions[session.number] = session
@@ -250,7 +269,11 @@ class Scheduler:
                 holds[waiting.session] = min(held, waiting.goal)
         able: list[Session] = []
         available: list[int] = []
-        for session in self._sessions.values():
+        # Sorting is stable: among a tenant's sessions the longest waiting stays the first.
+        by_turn = sorted(
+            self._sessions.values(), key=lambda one: self._absorb_turns.rank(one.tenant)
+        )
+        for session in by_turn:
             end = min(session.fed, holds.get(session.number, session.fed))
             chunks = (end - session.absorbed) // self._chunk
             if chunks > 0:

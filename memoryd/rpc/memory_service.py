@@ -133,7 +133,7 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
             answered = False
             try:
                 actor = await self.owned(call, request.session)
-                with actor.used(), self.host.admission.place():
+                with actor.used(), self.host.admission.place(call.tenant):
                     async with aclosing(query(actor, question)) as events:
                         async for event in self._counted(events, call):
                             answered = answered or isinstance(event, Delta)
@@ -165,7 +165,7 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
             options=convert.reply_options(request.sampling, self.manager.services.limits),
         )
         actor = await self.owned(call, request.session)
-        with actor.used(), self.host.admission.place():
+        with actor.used(), self.host.admission.place(call.tenant):
             async with aclosing(chat(actor, exchange)) as events:
                 async for event in self._counted(events, call):
                     yield memory_pb2.ChatResponse(**convert.reply_event(event))

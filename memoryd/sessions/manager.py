@@ -216,7 +216,12 @@ class SessionManager:
             on_end=self._on_end,
         )
         await self._open_slot(
-            engine_key, offset, arrays, on_absorbed=actor.on_absorbed, on_failed=actor.on_failed
+            engine_key,
+            offset,
+            arrays,
+            tenant=record.key.tenant,
+            on_absorbed=actor.on_absorbed,
+            on_failed=actor.on_failed,
         )
         try:
             self.services.engine.feed(engine_key, tokens)
@@ -280,6 +285,7 @@ class SessionManager:
         offset: int,
         arrays: Mapping[str, Array] | None,
         *,
+        tenant: str = "",
         on_absorbed: Callable[[int], None],
         on_failed: Callable[[str], None],
     ) -> None:
@@ -287,6 +293,7 @@ class SessionManager:
             try:
                 await self.services.engine.open(
                     engine_key,
+                    tenant=tenant,
                     offset=offset,
                     arrays=arrays,
                     on_absorbed=on_absorbed,

@@ -346,3 +346,63 @@ def test_any_order_of_events_keeps_the_promises() -> None:
         if busy and rng.random() < 0.2:
             drop(rng.choice(busy))
     assert started > 50
+
+
+def admitted(books: Scheduler) -> int:
+    """Reads the prompt of the generation whose turn it is, and ends its reply."""
+    admission = books.admit()
+    assert admission is not None
+    prefill(books)
+    books.remove(admission.generation)
+    return admission.generation
+
+
+def test_tenants_take_turns_at_the_lanes() -> None:
+    books = scheduler(lanes=1)
+    for session, tenant in ((1, "busy"), (2, "ada"), (3, "bob")):
+        books.open(session, 0, tenant)
+    for generation in range(100, 104):
+        books.submit(generation, 1, ask(7))
+    assert admitted(books) == 100
+    for generation in (200, 201):
+        books.submit(generation, 2, ask(7))
+    books.submit(300, 3, ask(7))
+    assert [admitted(books) for _ in range(6)] == [200, 300, 101, 201, 102, 103]
+
+
+def test_a_tenant_that_is_not_ready_holds_up_no_other() -> None:
+    books = scheduler(lanes=1)
+    books.open(1, 0, "busy")
+    books.open(2, 0, "ada")
+    books.submit(100, 1, ask(7))
+    assert admitted(books) == 100
+    books.feed(2, [1] * CHUNK)
+    books.submit(200, 2, ask(7))  # has to absorb first
+    books.submit(101, 1, ask(7))
+    admission = books.admit()
+    assert admission is not None
+    assert admission.generation == 101
+
+
+def test_tenants_take_turns_at_absorbing_and_so_do_the_sessions_of_one() -> None:
+    books = scheduler(slots=4, chunks_per_step=1)
+    for session in (1, 2, 3):
+        books.open(session, 0, "busy")
+        books.feed(session, [1] * 4 * CHUNK)
+    books.open(4, 0, "ada")
+    books.feed(4, [1] * 2 * CHUNK)
+    turns = [item.session for _ in range(8) for item in absorb(books).items]
+    assert turns == [1, 4, 2, 4, 3, 1, 2, 3]
+
+
+def test_the_turns_of_tenants_that_are_gone_are_forgotten() -> None:
+    books = scheduler(lanes=1)
+    for round_ in range(100):
+        books.open(round_, 0, f"tenant {round_}")
+        books.feed(round_, [1] * CHUNK)
+        absorb(books)
+        books.submit(round_, round_, ask(7))
+        admitted(books)
+        books.close(round_)
+    assert not books._reply_turns._served
+    assert not books._absorb_turns._served
