@@ -148,7 +148,8 @@ class EmbeddedServer:
             self._process = None
             try:
                 await self._start_or_adopt()
-            except StorageUnavailable as error:
+            except (StorageUnavailable, exceptions.RedisError, OSError) as error:
+                # It may also die once more between its first answer and its last setting.
                 log.error("embedded.not_restarted", error=str(error))
                 await self._stops_within(RESTART_PAUSE_SECONDS)
             else:
