@@ -40,7 +40,7 @@ EXAMPLES = {
     Reason.IMPORT_REFUSED: "the file was refused: it ends after 4096 of 9437184 bytes",
     Reason.SIGNATURE_REFUSED: (
         "the file is not signed with this deployment's export key: import what was exported here, "
-        "or set import_unsigned"
+        "or set import_unsigned and use a key with the scope admin"
     ),
     Reason.SEQUENCE_GAP: "writer 'w' sent message 9, but 7 is next",
     Reason.TURN_OPEN: (

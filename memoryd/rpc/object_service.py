@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from memoryd.errors import BadArgument, EmptyStream, SessionNotFound
 from memoryd.rpc import convert
 from memoryd.rpc.calls import Call, Host, Requests, Servicer, detached, streaming, unary
+from memoryd.scopes import Scope
 from memoryd.sessions.copying import read_out
 from memoryd.sessions.manager import Remote
 from memoryd.sessions.objects import SessionObjects
@@ -140,5 +141,6 @@ class ObjectCalls(Servicer):
                 raise EmptyStream("the stream ended before its first message")
             file = await asyncio.to_thread(reader.finish)
             convert.labels(file.cut.labels)
-            record = await detached(self.objects.import_file(key, file))
+            by_admin = Scope.ADMIN in call.scopes
+            record = await detached(self.objects.import_file(key, file, by_admin=by_admin))
         return session_pb2.ImportSessionResponse(session=convert.session(record))

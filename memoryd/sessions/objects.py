@@ -117,15 +117,17 @@ class SessionObjects:
         state_bytes = self._manager.services.engine.info.state_bytes
         return FileReader(self._export_key, state_bytes + MAX_HEADER_BYTES)
 
-    async def import_file(self, key: SessionKey, file: PortableSession) -> SessionRecord:
-        """Make a session from a file that was read whole.
+    async def import_file(
+        self, key: SessionKey, file: PortableSession, *, by_admin: bool
+    ) -> SessionRecord:
+        """Make a session from a file that was read whole. Unsigned ones are for admins only.
 
         Raises SignatureRefused, ImportRefused, ModelMismatch, SessionExists.
         """
-        if not (file.signed or self._import_unsigned):
+        if not (file.signed or (self._import_unsigned and by_admin)):
             raise SignatureRefused(
                 "the file is not signed with this deployment's export key: import what was "
-                "exported here, or set import_unsigned"
+                "exported here, or set import_unsigned and use a key with the scope admin"
             )
         await self.refuse_existing(key)
         try:

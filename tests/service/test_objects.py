@@ -1,5 +1,6 @@
 """Sessions as objects: what a copy holds, what a restore undoes, what a file is refused for."""
 
+import json
 import random
 import shutil
 import tempfile
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
@@ -48,15 +50,13 @@ class World:
     daemon: DaemonProcess
     start: Callable[..., DaemonProcess]
 
-    def stored(self) -> set[str]:
-        return {name.decode() for name in self.redis.raw.keys("md1:*")}
-
     def sessions_keys(self) -> set[str]:
-        """All but those that tell of daemons."""
-        return {key for key in self.stored() if not key.endswith(":heartbeat")}
+        """All but those that tell of daemons, which expire."""
+        found = {name.decode() for name in self.redis.raw.keys("md1:*")}
+        return {key for key in found if not key.endswith(":heartbeat")}
 
     def keys_of(self, name: str) -> set[str]:
-        return {key for key in self.stored() if f"/{name}}}" in key}
+        return {key for key in self.sessions_keys() if f"/{name}}}" in key}
 
 
 @pytest.fixture(scope="module")
@@ -299,11 +299,11 @@ def test_an_altered_snapshot_is_refused_and_the_session_goes_on(world, client, f
     settled(client, filled)
     before = memory(client, filled)
     altered(world, filled, change)
-    keys = world.stored()
+    keys = world.sessions_keys()
     with pytest.raises(StateCorrupt):
         client.restore_session(filled, "s")
     assert memory(client, filled) == before
-    assert world.stored() == keys
+    assert world.sessions_keys() == keys
 
 
 def test_an_export_is_imported_equal(world, client, filled, name, tmp_path):
@@ -328,7 +328,7 @@ def test_an_export_is_imported_equal(world, client, filled, name, tmp_path):
 def test_every_damaged_file_is_refused_and_nothing_is_left(world, client, filled):
     data = settled(client, filled)
     draw = random.Random(11)
-    keys = world.stored()
+    keys = world.sessions_keys()
 
     def refused(damaged: bytes, kind: type[MemorydError] = ImportRefused) -> None:
         with pytest.raises(kind):
@@ -348,7 +348,7 @@ def test_every_damaged_file_is_refused_and_nothing_is_left(world, client, filled
         refused(flip(data, at))
     refused(data + b"\0")
     refused(b"\0" * 10_000)
-    assert world.stored() == keys
+    assert world.sessions_keys() == keys
     with pytest.raises(SessionNotFound):
         client.get_session("damaged")
 
@@ -362,11 +362,22 @@ def test_only_signed_files_are_taken_unless_settings_say_so(world, client, fille
             on_strict.import_session(f"{name}-x", data)
         assert world.sessions_keys() == keys
     strict.kill()
+    keys_file = [
+        {"tenant": "default", "sha256": sha256(key.encode()).hexdigest(), "scopes": scopes}
+        for key, scopes in (("boss", ["read", "write", "admin"]), ("hand", ["read", "write"]))
+    ]
     lenient = world.start(
-        "lenient", export_key="another key of another place", import_unsigned=True
+        "lenient",
+        export_key="another key of another place",
+        import_unsigned=True,
+        api_keys=json.dumps(keys_file),
     )
-    with lenient.client() as on_lenient:
-        assert on_lenient.import_session(f"{name}-l", data).acked_tokens
+    with lenient.client(api_key="hand") as hand, lenient.client(api_key="boss") as boss:
+        with pytest.raises(SignatureRefused):
+            hand.import_session(f"{name}-l", data)
+        assert boss.import_session(f"{name}-l", data).acked_tokens
+        signed_here = b"".join(hand.export_session(f"{name}-l"))
+        assert hand.import_session(f"{name}-h", signed_here).acked_tokens
     lenient.kill()
     keyless = world.start("keyless", export_key=None)
     with keyless.client() as on_keyless:
