@@ -25,6 +25,7 @@ logger = structlog.get_logger(__name__)
 HOUSEKEEPING_SECONDS = 1.0
 BEATS_PER_TTL = 6
 STOP_GRACE_SECONDS = 2.0
+COMPILED_PRODUCTS = "128"
 
 Durability = Literal["everysec", "always", "replicated"]
 
@@ -288,6 +289,10 @@ def serve(settings: Settings) -> int:
     """Runs a daemon to its end; gives the exit status. Errors of start-up are one line."""
     # torch brings an OpenMP runtime whose idle workers would otherwise spin beside the event loop.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # oneDNN and torch each keep a compiled product for every number of rows they have met, up to
+    # a thousand: replies of all lengths would fill hundreds of megabytes.
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, COMPILED_PRODUCTS)
     import uvloop
 
     from lalte.checkpoints.errors import CheckpointError

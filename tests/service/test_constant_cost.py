@@ -16,7 +16,7 @@ from lalte.state import nbytes
 from memoryd.storage.codec import Expectation, decode_state
 from memoryd.storage.keys import SessionKey
 from memoryd.storage.records import SessionRecord, parse_record
-from memoryd_client import Client, Writer
+from memoryd_client import Client, Sampling, Writer
 
 CHECKPOINT_TOKENS = 512
 TEXT = prose(seed=5, words=1200)
@@ -98,3 +98,20 @@ def stored_checkpoint(server: redis.Redis, key: SessionKey) -> tuple[SessionReco
     assert record.blob is not None
     parts = server.hgetall(key.blob(record.generation, record.blob.attempt))
     return record, b"".join(parts[b"%d" % number] for number in range(record.blob.parts))
+
+
+def test_questions_of_every_length_fill_no_memory(
+    start_daemon: Callable[..., DaemonProcess],
+) -> None:
+    daemon = start_daemon()
+    process = psutil.Process(daemon.process.pid)
+    one_token = Sampling(max_tokens=1)
+    with daemon.client() as client:
+        client.create_session("s")
+        client.append("s", "A river.")
+        client.query("s", "x", sampling=one_token).text()
+        before = process.memory_info().rss
+        for length in range(1, 200):
+            client.query("s", "x" * length, raw=True, sampling=one_token).text()
+        # Without a bound on compiled products it is more than 700 MB.
+        assert process.memory_info().rss - before < 300 << 20
