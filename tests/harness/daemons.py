@@ -2,8 +2,11 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import redis
 
 from harness.processes import ChildProcess
 from harness.redis_servers import RedisProcess
@@ -38,6 +41,18 @@ class DaemonProcess(ChildProcess):
         except BaseException:
             self.kill()
             raise
+
+    def end(self) -> None:
+        """Kills the daemon, and the private servers that it and its predecessors left behind."""
+        if self.alive:
+            self.resume()
+        self.kill()
+        for ready in self.events("embedded.ready"):
+            with (
+                suppress(redis.ConnectionError),
+                redis.Redis(unix_socket_path=ready["socket"]) as server,
+            ):
+                server.shutdown(nosave=True)
 
     def client(self, **options: object) -> Client:
         return Client(self.address, **options)  # type: ignore[arg-type]

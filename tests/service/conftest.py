@@ -105,8 +105,7 @@ def start_daemon(tiny_model: Path, short_folder: Path) -> Iterator[Callable[...,
 
     yield start
     for running in started:
-        running.resume() if running.alive else None
-        running.kill()
+        running.end()
 
 
 @pytest.fixture(params=list(BINARIES))
