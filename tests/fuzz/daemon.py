@@ -37,4 +37,4 @@ def rpcs(folder: Path, model: Path) -> Iterator[Rpcs]:
         broken = daemon.events("call_broke") + daemon.events("session_failed")
         assert not broken, broken[0]
     finally:
-        daemon.kill()
+        daemon.end()

@@ -23,7 +23,7 @@ from memoryd_proto.v1 import session_pb2
 
 SECRET = b"the key lies under stone 7316"
 HERS, NOBODYS = "ada-diary", "ada-night"  # of one length, so that one may stand for the other
-TALK, WRITER, OTHER = "talk-of-ada", "writer-of-ada", "ada-letters"
+TALK, WRITER, OTHER, PINNED = "talk-of-ada", "writer-of-ada", "ada-letters", "pinned-by-ada"
 SESSION_FIELDS = ("session", "name", "source", "prefix", "page_token")
 CALLABLE = {
     method.name: method
@@ -61,12 +61,16 @@ def tenants(tiny_model: Path) -> Iterator[Tenants]:
         ada.create(OTHER)
         ada.append(HERS, SECRET, writer_id=WRITER, seq=1)
         ada.chat(HERS, b"Where is it?", TALK)
+        pin = session_pb2.SnapshotSessionRequest(name=HERS, snapshot=PINNED)
+        ada.call(ada.sessions.SnapshotSession, pin)
         held = ada.held(HERS)
         yield Tenants(ada, bob, held)
         assert ada.held(HERS) == held
         listed = ada.call(ada.sessions.ListSessions, session_pb2.ListSessionsRequest())
         assert [session.name for session in listed.sessions] == [HERS, OTHER]
-    daemon.kill()
+        kept = ada.call(ada.sessions.ListSnapshots, session_pb2.ListSnapshotsRequest(name=HERS))
+        assert [snapshot.name for snapshot in kept.snapshots] == [PINNED]
+    daemon.end()
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -86,6 +90,8 @@ def requests(method: Any, seed: int, generation: str) -> list[bytes]:
                 message.request_id = TALK
             elif field.name == "writer_id":
                 message.writer_id = WRITER
+            elif field.name == "snapshot":
+                message.snapshot = PINNED
             elif field.name in ("expected_offset", "min_offset") and draw.random() < 0.5:
                 getattr(message, field.name).generation = generation
         drawn.append(message.SerializeToString())

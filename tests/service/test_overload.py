@@ -53,7 +53,7 @@ def narrow(tiny_model: Path) -> Iterator[Narrow]:
     )
     with Calls(daemon.address) as calls:
         yield Narrow(calls, daemon.wait_for("metrics")["port"])
-    daemon.kill()
+    daemon.end()
     shutil.rmtree(folder, ignore_errors=True)
 
 
