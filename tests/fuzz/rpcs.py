@@ -93,7 +93,8 @@ def mend(draw: random.Random, message: Message) -> None:
 _HONEST: dict[str, Any] = {
     "session": "other",
     "name": "other",
-    "source": "other",
+    "snapshot": "pinned",
+    "new_name": "copy",
     "writer_id": "w",
     "seq": 1,
     "pieces": [types_pb2.Piece(role=types_pb2.ROLE_USER, content=b"A river.")],
@@ -128,7 +129,7 @@ def _value(draw: random.Random, field: FieldDescriptor) -> Any:
         case FieldDescriptor.CPPTYPE_BOOL:
             return draw.random() < 0.5
         case FieldDescriptor.CPPTYPE_STRING:
-            if field.name in ("session", "name", "source"):
+            if field.name in ("session", "name", "new_name"):
                 return draw.choice((*SESSIONS, text(draw)))
             if field.name == "writer_id":
                 return draw.choice((*WRITERS, text(draw)))

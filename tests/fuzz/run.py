@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fuzz.daemon import rpcs
+from fuzz.files import Files
 from fuzz.protocol import Scripts
 from fuzz.stored import Records, States
 from fuzz.targets import Target, fuzz
 from harness.redis_servers import RedisProcess, server_binaries
 from lalte.checkpoints.tiny import write_tiny_model
 
-SHARES = {"states": 0.35, "records": 0.25, "rpcs": 0.2, "scripts": 0.2}
+SHARES = {"states": 0.25, "records": 0.2, "files": 0.2, "rpcs": 0.2, "scripts": 0.15}
 """Of all cases: a call costs some thirty times what a decoder does."""
 
 
@@ -36,7 +37,7 @@ def _targets(folder: Path) -> Iterator[list[Target]]:
     try:
         with rpcs(folder / "d", model) as calls:
             scripts = Scripts(server.raw)
-            yield [States(), Records(), calls, scripts]
+            yield [States(), Records(), Files(), calls, scripts]
             scripts.check()
     finally:
         server.kill()

@@ -16,3 +16,4 @@ def test_whatever_is_sent_or_stored_is_answered_or_refused_with_a_reason() -> No
     assert ended["rpcs"]["answered"] > 0
     assert ended["scripts"]["OK"] > 0
     assert ended["states"]["taken"] > 0
+    assert ended["files"]["taken, signed"] > 0
