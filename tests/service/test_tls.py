@@ -213,6 +213,12 @@ def test_redis_over_tls_as_the_user_of_the_documentation(
         client.revoke_api_key(made.key.id)
         assert [session.name for session in client.list_sessions()] == [name]
         assert client.get_stats().storage == f"rediss://127.0.0.1:{front.port}"
+        client.snapshot_session(name, "before")
+        assert [snapshot.name for snapshot in client.list_snapshots(name)] == ["before"]
+        client.fork_session(name, f"{name} fork")
+        client.restore_session(name, "before")
+        client.delete_snapshot(name, "before")
+        client.import_session(f"{name} copy", client.export_session(name))
         client.delete_session(name)
         client.create_session(name)
         client.append(name, "again")
