@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from hashlib import sha256
 from io import BytesIO
@@ -20,7 +20,10 @@ from harness.daemons import DaemonProcess
 from harness.redis_servers import RedisProcess, server_binaries
 from harness.streams import GREEDY, memory, prose
 from lalte.checkpoints.tiny import write_tiny_model
+from memoryd.storage.codec import Array, Expectation, body_digest, decode_state, encode_state
+from memoryd.storage.cut import Cut
 from memoryd.storage.keys import SessionKey
+from memoryd.storage.portable import FileReader, write_file
 from memoryd_client import (
     BadArgument,
     Client,
@@ -353,7 +356,7 @@ def test_every_damaged_file_is_refused_and_nothing_is_left(world, client, filled
         client.get_session("damaged")
 
 
-def test_only_signed_files_are_taken_unless_settings_say_so(world, client, filled, name):
+def test_only_signed_files_are_taken_unless_settings_say_so(world, client, keyless, filled, name):
     data = settled(client, filled)
     keys = world.sessions_keys()
     strict = world.start("other-key", export_key="another key of another place")
@@ -379,14 +382,89 @@ def test_only_signed_files_are_taken_unless_settings_say_so(world, client, fille
         signed_here = b"".join(hand.export_session(f"{name}-l"))
         assert hand.import_session(f"{name}-h", signed_here).acked_tokens
     lenient.kill()
-    keyless = world.start("keyless", export_key=None)
     with keyless.client() as on_keyless:
         on_keyless.import_session(f"{name}-k", data)
         unsigned = b"".join(on_keyless.export_session(f"{name}-k"))
-    keyless.kill()
     assert len(unsigned) < len(data) + 100
     with pytest.raises(SignatureRefused):
         client.import_session(f"{name}-u", unsigned)
+
+
+def forged(data: bytes, change: Callable[[Cut, dict[str, Array]], Cut]) -> bytes:
+    """A file altered by somebody who mends every digest, but has no key to sign it."""
+    reader = FileReader(None, len(data))
+    reader.feed(data)
+    file = reader.finish()
+    cut, blob = file.cut, file.cut.blob
+    header, views = decode_state(
+        file.state,
+        expect=Expectation(
+            cut.model, cut.key.tenant, cut.key.name, cut.generation, blob.offset, blob.digest
+        ),
+    )
+    arrays = {
+        name: Array(array.dtype, array.shape, bytearray(array.data))
+        for name, array in views.items()
+    }
+    cut = change(cut, arrays)
+    state = encode_state(replace(header, offset=cut.blob.offset), arrays)
+    blob = replace(cut.blob, nbytes=len(state), digest=body_digest(state))
+    return write_file(replace(cut, blob=blob), state, None)
+
+
+def with_nan(cut: Cut, arrays: dict[str, Array]) -> Cut:
+    array = next(a for name, a in arrays.items() if name.endswith("window_value"))
+    array.data[-2:] = b"\xc0\x7f"
+    return cut
+
+
+def with_position(cut: Cut, arrays: dict[str, Array]) -> Cut:
+    array = next(a for name, a in arrays.items() if name.endswith("retained_position"))
+    array.data[: len(array.data)] = b"\x7f" * len(array.data)
+    return cut
+
+
+def without_an_array(cut: Cut, arrays: dict[str, Array]) -> Cut:
+    del arrays[next(iter(arrays))]
+    return cut
+
+
+def at_another_offset(cut: Cut, arrays: dict[str, Array]) -> Cut:
+    blob = replace(cut.blob, offset=cut.blob.offset - 1)
+    return replace(cut, blob=blob, tokens=bytes(4) + cut.tokens)
+
+
+def with_a_token_of_no_vocabulary(cut: Cut, arrays: dict[str, Array]) -> Cut:
+    return replace(cut, next=cut.next + 1, tokens=cut.tokens + b"\xff" * 4)
+
+
+@pytest.fixture(scope="module")
+def keyless(world: World) -> DaemonProcess:
+    return world.start("keyless", export_key=None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_nan,
+        with_position,
+        without_an_array,
+        at_another_offset,
+        with_a_token_of_no_vocabulary,
+        lambda cut, arrays: replace(cut, text=b"\xc1"),
+        lambda cut, arrays: replace(cut, fields={"chat:r": b"\x90"}),
+        lambda cut, arrays: replace(cut, labels={"l": "x" * 257}),
+    ],
+)
+def test_a_forged_file_passes_no_check_of_load(world, client, keyless, filled, change):
+    data, keys = settled(client, filled), world.sessions_keys()
+    with keyless.client() as on_keyless:
+        with pytest.raises((ImportRefused, BadArgument)):
+            on_keyless.import_session("forged", forged(data, change))
+        assert world.sessions_keys() == keys
+        untouched = forged(data, lambda cut, arrays: cut)
+        on_keyless.import_session(f"{filled}-in", untouched)
+        assert memory(on_keyless, f"{filled}-in") == memory(client, filled)
 
 
 def test_a_file_of_another_model_is_refused(world, client, filled, name, tmp_path):
@@ -396,6 +474,10 @@ def test_a_file_of_another_model_is_refused(world, client, filled, name, tmp_pat
     daemon = world.start("other-model", model=other)
     with daemon.client() as on_other, pytest.raises(ModelMismatch):
         on_other.import_session(f"{name}-m", data)
+    client.create_session(f"{name}-short")  # there is no state, whose header would tell
+    short = b"".join(client.export_session(f"{name}-short"))
+    with daemon.client() as on_other, pytest.raises(ModelMismatch):
+        on_other.import_session(f"{name}-m", short)
     daemon.kill()
     assert world.keys_of(f"{name}-m") == set()
 

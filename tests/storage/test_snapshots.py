@@ -16,6 +16,7 @@ from memoryd.errors import (
     StateCorrupt,
     TooManySnapshots,
 )
+from memoryd.storage import scripts
 from memoryd.storage.cut import Cut
 from memoryd.storage.errors import CheckpointIncomplete, CutMoved
 from memoryd.storage.keys import SessionKey
@@ -105,6 +106,28 @@ async def test_deleting_a_snapshot_leaves_the_checkpoint_that_it_pinned(
     with pytest.raises(SnapshotNotFound):
         await store.snapshots.delete(stood.key, "s")
     assert await store.snapshots.list_snapshots(stood.key) == []
+
+
+async def test_a_late_deletion_does_not_reach_a_later_snapshot_of_that_name(server, store, stood):
+    cut = await now(store, stood)
+    await store.snapshots.take(stood, "s", cut)
+    identity = server.raw.hget(stood.key.snap("s"), "id")
+    await store.snapshots.delete(stood.key, "s")
+    await store.snapshots.take(stood, "s", cut)
+    late = await store._client.call(
+        scripts.DROP_SNAPSHOT, stood.key.meta, "snap:s", identity, mark_again=True
+    )
+    assert late == [b"NOT_FOUND"]
+    assert await store.snapshots.read(stood.key, "s") == cut
+
+
+async def test_a_restore_to_what_was_just_pinned_keeps_the_pinned_state(store, blobs, stood):
+    cut = await now(store, stood)
+    await store.snapshots.take(stood, "s", cut)
+    await store.snapshots.install(
+        replace(cut, next=0, blob=None, tokens=b""), stood.key, "ffff", None, replacing=stood
+    )
+    assert await blobs.get(stood.key, stood.generation, cut.blob) == b"x" * 100
 
 
 async def test_a_snapshot_of_a_session_without_checkpoint_pins_nothing(
