@@ -92,6 +92,13 @@ class Soak:
         with self.client.query(session, "And then?", sampling=ASKED) as reply:
             next(iter(reply), None)
 
+    def warm_up(self) -> None:
+        """Questions of every length up to two chunks, for what is compiled once for each."""
+        self.client.create_session("warm")
+        for length in range(1, 2 * CHUNK):
+            self.client.query("warm", "x" * length, raw=True, sampling=ASKED).text()
+        self.client.delete_session("warm")
+
     def one_session(self, tokens: int, step: int) -> None:
         self.client.create_session("long")
         while (said := self.client.get_session("long").acked_tokens) < tokens:
@@ -141,6 +148,7 @@ def main() -> None:
             socket = client.get_stats().storage.partition("unix://")[2].rstrip(")")
             with redis.Redis(unix_socket_path=socket) as server:
                 soak = Soak(client, server)
+                soak.warm_up()
                 soak.one_session(given.tokens, given.tokens // given.counts)
                 step = max(1, given.sessions // given.counts)
                 soak.many_sessions(given.sessions, given.session_tokens, step)
