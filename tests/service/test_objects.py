@@ -34,6 +34,7 @@ from memoryd_client import (
     Offset,
     Retry,
     Role,
+    Sampling,
     SessionExists,
     SessionNotFound,
     SignatureRefused,
@@ -520,6 +521,16 @@ def test_a_restore_waits_for_a_running_chat_and_callers_wait_for_it(world, clien
     assert len(generations) == 4
     client.restore_session(name, "s")
     assert memory(client, name) == before
+
+
+def test_a_snapshot_waits_for_the_end_of_a_running_chat(client, name):
+    client.create_session(name)
+    with ThreadPoolExecutor(1) as pool:
+        chat = client.chat(name, "Speak long.", sampling=Sampling(max_tokens=400, temperature=1.0))
+        next(iter(chat))
+        taken = pool.submit(client.snapshot_session, name, "s")
+        chat.text()
+        assert taken.result().offset == client.get_session(name).offset
 
 
 def test_copies_are_taken_while_the_session_is_written_to(client, name):
