@@ -1,13 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from lalte.checkpoints.load import LoadedModel
 from lalte.init import random_model
 from lalte.presets import tiny_lalte
-from lalte.retrofit.corpus import Corpus
 from lalte.retrofit.evaluation import Cell, absorb_all, answer, sinks_alone, value_positions
-from lalte.retrofit.needles import Sample, write_sample
+from lalte.retrofit.needles import Sample
 from lalte.state import StateSlots
 
 
@@ -17,16 +17,17 @@ def test_a_value_is_found_where_its_tokens_stand(loaded: LoadedModel):
     assert loaded.tokenizer.decode([ids[p] for p in positions]) == "4711"
 
 
-def test_kept_is_what_the_state_holds(loaded: LoadedModel, corpus: Corpus):
+@pytest.mark.parametrize("words_behind", [200, 10, 2])
+def test_kept_is_what_the_state_holds(loaded: LoadedModel, words_behind: int):
     config = tiny_lalte(("lte", "lte"))
     model = random_model(config, seed=3)
-    sample = write_sample(corpus, loaded.tokenizer, "single_2", 600, 1, 0)
-    outcome = answer(model, loaded.tokenizer, sample)
-    ids = loaded.tokenizer.encode_plain(sample.context)
+    context = f"{'you know the day ' * 20}4711{' they were there' * words_behind}"
+    outcome = answer(model, loaded.tokenizer, Sample("single_1", context, "what", "4711", 0))
+    ids = loaded.tokenizer.encode_plain(context)
     slots = StateSlots.allocate(config, 1)
     absorbed = absorb_all(model, slots, ids)
     assert len(ids) - 8 < absorbed <= len(ids)
-    positions = set(value_positions(loaded.tokenizer, ids, sample.value))
+    positions = set(value_positions(loaded.tokenizer, ids, "4711"))
     for kept in slots.retained(0):
         held = set(kept.positions) | set(range(absorbed - 20, len(ids)))
         share = len(positions & held) / len(positions)
