@@ -83,7 +83,7 @@ def served(tiny_folder: Path) -> Iterator[Served]:
     yield running
     code = running.end()
     shutil.rmtree(folder, ignore_errors=True)
-    assert code == 0
+    assert code == 0, "".join(running.log[-20:])
 
 
 @pytest.fixture
