@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 
-from memoryd.errors import BadArgument, EmptyStream, SessionNotFound
+from memoryd.errors import BadArgument, EmptyStream
 from memoryd.rpc import convert
 from memoryd.rpc.calls import Call, Host, Requests, Servicer, detached, streaming, unary
 from memoryd.scopes import Scope
@@ -36,9 +36,7 @@ class ObjectCalls(Servicer):
     async def found(self, call: Call, name: str) -> SessionRecord:
         """The session as it stands in Redis, if no other living daemon owns it."""
         key = call.key(name)
-        record = await detached(self.manager.services.store.read(key))
-        if record is None:
-            raise SessionNotFound(f"there is no session {name!r}", session=name)
+        record = await detached(self.manager.record(key))
         address = await detached(self.manager.owner_address(record))
         if address is not None:
             self.elsewhere(call, address)

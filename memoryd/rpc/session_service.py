@@ -12,6 +12,7 @@ from memoryd.errors import (
 from memoryd.rpc import convert
 from memoryd.rpc.calls import Call, detached, unary
 from memoryd.rpc.object_service import ObjectCalls
+from memoryd.sessions.manager import Remote
 from memoryd.storage.records import SessionRecord
 from memoryd_proto.v1 import session_pb2, session_pb2_grpc, types_pb2
 
@@ -96,12 +97,16 @@ class SessionService(ObjectCalls, session_pb2_grpc.SessionServiceServicer):
                 f"session {request.name!r} is of generation {record.generation} now",
                 generation=record.generation,
             )
-        await detached(self._delete(record))
-        return session_pb2.DeleteSessionResponse()
 
-    async def _delete(self, record: SessionRecord) -> None:
-        await self.manager.forget(record.key)
-        await self.manager.services.store.delete(record.key, generation=record.generation)
+        async def delete(_: SessionRecord) -> SessionRecord:
+            store = self.manager.services.store
+            await store.delete(record.key, generation=record.generation)
+            return record
+
+        found = await self.manager.replace(record.key, delete)
+        if isinstance(found, Remote):
+            self.elsewhere(call, found.address)
+        return session_pb2.DeleteSessionResponse()
 
     @unary(_PATH + "InspectSession", session_pb2.InspectSessionResponse)
     async def InspectSession(  # noqa: N802

@@ -94,16 +94,19 @@ class SessionManager:
         address = await services.store.heartbeat_alive(record.owner)
         return None if address == services.address else address
 
-    async def forget(self, key: SessionKey) -> None:
-        """Drops the session from memory without writing it back: it is about to be deleted."""
-        if (actor := self._actors.get(key)) is not None:
-            await actor.stop(checkpoint=False, release=False)
+    async def record(self, key: SessionKey) -> SessionRecord:
+        """The session as it stands in Redis. Raises SessionNotFound."""
+        record = await self.services.store.read(key)
+        if record is None:
+            raise SessionNotFound(f"there is no session {key.name!r}", session=key.name)
+        return record
 
     async def replace(
         self, key: SessionKey, work: Callable[[SessionRecord], Awaitable[SessionRecord]]
     ) -> SessionRecord | Remote:
         """Drops the session from memory and does `work` on its record; gives what `work` gives.
 
+        Nothing is written back: `work` puts something else in the session's place, or nothing.
         Callers that arrive meanwhile wait, and open what is there then. Where another daemon owns
         the session, nothing is done. Raises SessionNotFound, Draining, and what `work` raises.
         """
@@ -120,10 +123,9 @@ class SessionManager:
     async def _replace(
         self, key: SessionKey, work: Callable[[SessionRecord], Awaitable[SessionRecord]]
     ) -> SessionRecord | Remote:
-        await self.forget(key)
-        record = await self.services.store.read(key)
-        if record is None:
-            raise SessionNotFound(f"there is no session {key.name!r}", session=key.name)
+        if (actor := self._actors.get(key)) is not None:
+            await actor.stop(checkpoint=False, release=False)
+        record = await self.record(key)
         if (address := await self.owner_address(record)) is not None:
             return Remote(address)
         return await work(record)
@@ -164,9 +166,7 @@ class SessionManager:
             await leaving.ended.wait()
         services = self.services
         for _ in range(ACQUIRE_ATTEMPTS):
-            record = await services.store.read(key)
-            if record is None:
-                raise SessionNotFound(f"there is no session {key.name!r}", session=key.name)
+            record = await self.record(key)
             if (address := await self.owner_address(record)) is not None:
                 return Remote(address)
             self.check_model(record.model, key.name)

@@ -11,7 +11,6 @@ from memoryd.errors import (
     ImportRefused,
     OwnershipLost,
     SessionExists,
-    SessionNotFound,
     SignatureRefused,
     StateCorrupt,
 )
@@ -53,9 +52,7 @@ class SessionObjects:
         Raises SessionNotFound, OwnershipLost, and what `relabel` raises.
         """
         for _ in range(ATTEMPTS):
-            record = await self._store.read(key)
-            if record is None:
-                raise SessionNotFound(f"there is no session {key.name!r}", session=key.name)
+            record = await self._manager.record(key)
             labels = relabel(record.labels)
             try:
                 updated = await self._store.update(record, ttl_ms=ttl_ms, labels=labels)

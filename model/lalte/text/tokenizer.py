@@ -77,11 +77,6 @@ class Tokenizer:
         """One more than the largest token id."""
         return len(self._bytes)
 
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """Every special token's text and id."""
-        return dict(self._special)
-
     def encode_plain(self, text: str) -> list[int]:
         """Encode client text: never yields a special token.
 
