@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import uuid
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -61,8 +61,9 @@ class Daemon:
             )
             folder = settings.model or default_model_dir()
             self._engine = Engine(partial(ModelRunner.load, folder, options), options)
-            self._info = await self._engine.start()
+            # Before the start: a thread that still loads while the interpreter ends aborts it.
             self._stack.push_async_callback(self._engine.stop)
+            self._info = await self._engine.start()
             if settings.backlog_soft_tokens < self._info.chunk:
                 raise SettingsError(
                     f"backlog_soft_tokens must be at least {self._info.chunk}: the model reads so "
@@ -255,11 +256,13 @@ class Daemon:
         ended.cancel()
         if not starting.done():
             starting.cancel()
-            with suppress(asyncio.CancelledError):
-                await starting
+        # One that ends all the same stands, and `run` takes it down: a cancellation can get lost
+        # in a wait that ends at that moment (asyncio.wait_for before Python 3.12).
+        try:
+            await starting
+        except asyncio.CancelledError:
             logger.info("start_broken_off")
             return False
-        await starting
         return True
 
     async def run(self) -> None:

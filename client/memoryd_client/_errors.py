@@ -16,6 +16,7 @@ from grpc import StatusCode
 from memoryd_proto.errors import DOMAIN, ERRORS, Reason
 
 _STATUS_KEY = "grpc-status-details-bin"
+_CANCELLED_HERE = "Locally cancelled by application!"  # grpc's words, in both of its clients
 
 
 class MemorydError(Exception):
@@ -323,14 +324,16 @@ def _from_transport(code: StatusCode, details: str, target: str) -> MemorydError
         return DeadlineExceeded(
             f"{target} did not answer in time. {ERRORS[Reason.DEADLINE].advice}"
         )
-    if code is StatusCode.CANCELLED:
+    if code is StatusCode.CANCELLED and details == _CANCELLED_HERE:
         return Cancelled(ERRORS[Reason.CANCELLED].advice)
     if code is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return MessageTooLarge(f"{details}. {ERRORS[Reason.MESSAGE_TOO_LARGE].advice}")
-    # A killed server shows as any of these, depending on where the call stood: gRPC's own
-    # status-code table lists them under "connection" and "stream" failures.
-    broken = code in (StatusCode.INTERNAL, StatusCode.UNKNOWN) and (
-        "RST_STREAM" in details or "Stream removed" in details
+    # A server that ends shows as any of these, depending on where the call stood: gRPC's own
+    # status-code table lists them under "connection" and "stream" failures. A call that reached
+    # it and no handler is reset, which is CANCELLED though nobody here gave it up.
+    broken = code is StatusCode.CANCELLED or (
+        code in (StatusCode.INTERNAL, StatusCode.UNKNOWN)
+        and ("RST_STREAM" in details or "Stream removed" in details)
     )
     if code is StatusCode.UNAVAILABLE or broken:
         return Unreachable(

@@ -119,8 +119,13 @@ def _translated(error: grpc.aio.AioRpcError, address: str) -> Exception:
         (key, value) for key, value in error.trailing_metadata() or () if key == DETAILS_KEY
     ]
     # INTERNAL is what grpc.aio makes of any status where a write failed as the call ended
-    # (github.com/grpc/grpc/issues/36066); asked again, the owner says what it was.
-    lost = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+    # (github.com/grpc/grpc/issues/36066); asked again, the owner says what it was. CANCELLED is a
+    # call that reached a server as it ended: one that was given up here raises CancelledError.
+    lost = (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.CANCELLED,
+    )
     if error.code() in lost and not trailers:
         return OwnerUnreachable(
             f"the session's owner at {address} does not answer; retry until another takes over",

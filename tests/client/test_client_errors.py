@@ -70,6 +70,21 @@ def test_nobody_listening_is_unreachable_and_says_how_to_start_a_daemon(connect)
         client.get_stats()
 
 
+def test_a_call_that_the_server_reset_is_tried_again(server, connect):
+    seen = []
+
+    def handler(_request, context):
+        seen.append(1)
+        if len(seen) == 1:
+            context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+        fail(context, "SESSION_NOT_FOUND")
+
+    server.on("GetSession", handler)
+    with pytest.raises(memoryd_client.SessionNotFound):
+        connect(server.target).get_session("a")
+    assert len(seen) == 2
+
+
 def test_a_late_answer_is_deadline_exceeded(server, connect):
     def handler(_request, context):
         while context.is_active():
