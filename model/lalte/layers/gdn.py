@@ -73,12 +73,25 @@ class GatedDeltaNet(Mixer[GDNState]):
         state: GDNState,
         where: Where,  # noqa: ARG002 - a recurrence does not care where it is
     ) -> torch.Tensor:
+        mixed, tail, recurrent = self.mix(inputs, state.tail, state.recurrent)
+        state.recurrent.copy_(recurrent)
+        state.tail.copy_(tail)
+        return mixed
+
+    def mix(
+        self, inputs: tuple[torch.Tensor, ...], tail: torch.Tensor, recurrent: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `advance` computes, as a function that can be differentiated.
+
+        inputs: what `project` gave, [lanes, n, features] each. tail, recurrent: a GDNState's.
+        Returns (mixed [lanes, n, features], tail and recurrent after n tokens).
+        """
         qkv, a, b, gate = inputs
         lanes, n = qkv.shape[:2]
-        compute = state.recurrent.dtype
+        compute = recurrent.dtype
         convs = (self.q_conv1d, self.k_conv1d, self.v_conv1d)
         taps = torch.cat([conv.weight[:, 0] for conv in convs])
-        qkv, tail = short_conv(qkv, taps, state.tail)
+        qkv, tail = short_conv(qkv, taps, tail)
         keys = self.heads * self.k_dim
         q, k, v = qkv.to(compute).tensor_split([keys, 2 * keys], dim=-1)
         q = _unit(q.reshape(lanes, n, self.heads, self.k_dim)) * self.k_dim**-0.5
@@ -88,12 +101,10 @@ class GatedDeltaNet(Mixer[GDNState]):
         g = -rate * functional.softplus(a.to(compute) + self.dt_bias.to(compute))
         beta = b.to(compute).sigmoid()
 
-        mixed, recurrent = gated_delta_rule(q, k, v, g, beta, state.recurrent)
-        state.recurrent.copy_(recurrent)
-        state.tail.copy_(tail)
+        mixed, recurrent = gated_delta_rule(q, k, v, g, beta, recurrent)
         gate = functional.silu(gate.to(compute)).reshape(mixed.shape)
         out: torch.Tensor = self.o_norm(mixed) * gate
-        return out.reshape(lanes, n, -1).to(qkv.dtype)
+        return out.reshape(lanes, n, -1).to(qkv.dtype), tail, recurrent
 
     def output(self, mixed: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.o_proj(mixed)
