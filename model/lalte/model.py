@@ -38,7 +38,7 @@ from lalte.state import StateSlots
 from lalte.state.tensors import compute_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lalte.config import LayerConfig, ModelConfig
     from lalte.state import StateView
@@ -80,6 +80,14 @@ class Block(nn.Module):
         self.attn = make_mixer(config, layer, dtype, device)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, device)
         self.mlp = MLP(config, dtype, device)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mix: Callable[[tuple[torch.Tensor, ...]], torch.Tensor],
+    ) -> torch.Tensor:
+        """The layer as one function of its rows. mix: from `project`'s outputs to mixed rows."""
+        return self.finish(x, mix(self.attn.project(self.attn_norm(x))))
 
     def finish(self, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Add what was mixed, then the MLP. x: [rows, hidden], mixed: [rows, features]."""
