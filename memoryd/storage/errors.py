@@ -70,3 +70,11 @@ class ServerTooOld(StorageUnavailable):
 
 class DataFolderBusy(StorageUnavailable):
     """Another live daemon uses the data folder."""
+
+
+class TenantFull(Exception):
+    """A tenant has as many of something as it may. used: how many."""
+
+    def __init__(self, used: int) -> None:
+        super().__init__(f"{used} are in use: end one, or raise the tenant's limit.")
+        self.used = used

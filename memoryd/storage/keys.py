@@ -68,18 +68,18 @@ class SessionKey:
         """Name the hash that holds the parts of one checkpoint attempt."""
         return f"{self._prefix}:blob:{generation}:{attempt}"
 
+    def archive(self, generation: str) -> str:
+        """Name the stream of what was said in one generation of an archived session."""
+        return f"{self._prefix}:archive:{generation}"
+
     def snap(self, name: str) -> str:
         """Name the key of a snapshot."""
         return f"{self._prefix}:snap:{_encoded(name)}"
 
 
 @dataclass(frozen=True, slots=True)
-class TenantIndex:
-    """The sorted set of a tenant's session names, in a slot of its own.
-
-    It is written before a session is created and swept afterwards, so it may name sessions that
-    are gone; whether a session exists is for its meta hash to say.
-    """
+class TenantKey:
+    """What is kept of a tenant as a whole, in a slot of its own."""
 
     tenant: str
 
@@ -87,8 +87,37 @@ class TenantIndex:
         validate_name(self.tenant, "tenant name")
 
     @property
-    def key(self) -> str:
-        return f"md1:{{{_encoded(self.tenant)}}}:index"
+    def _prefix(self) -> str:
+        return f"md1:{{{_encoded(self.tenant)}}}"
+
+    @property
+    def index(self) -> str:
+        """The sorted set of its session names.
+
+        It is written before a session is created and swept afterwards, so it may name sessions that
+        are gone; whether a session exists is for its meta hash to say.
+        """
+        return f"{self._prefix}:index"
+
+    @property
+    def bytes(self) -> str:
+        """The hash of bytes by session, as far as they were counted."""
+        return f"{self._prefix}:bytes"
+
+    @property
+    def quota(self) -> str:
+        """The hash of the limits that the tenant has of its own."""
+        return f"{self._prefix}:quota"
+
+    @property
+    def tokens(self) -> str:
+        """The hash that is its bucket of tokens."""
+        return f"{self._prefix}:tokens"
+
+    @property
+    def running(self) -> str:
+        """The hash of replies under way by daemon."""
+        return f"{self._prefix}:running"
 
 
 def heartbeat_key(owner: str) -> str:

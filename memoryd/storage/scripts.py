@@ -41,6 +41,11 @@ UPDATE = Script("update")
 SNAPSHOT = Script("snapshot")
 DROP_SNAPSHOT = Script("drop_snapshot")
 INSTALL = Script("install")
+ACCOUNT = Script("account")
+MEASURE = Script("measure", writes=False)
+SPEND = Script("spend")
+ENTER = Script("enter")
+PUT_FIELDS = Script("put_fields")
 
 ALL = (
     CREATE,
@@ -58,3 +63,8 @@ ALL = (
     DROP_SNAPSHOT,
     INSTALL,
 )
+    ACCOUNT,
+    MEASURE,
+    SPEND,
+    ENTER,
+    PUT_FIELDS,

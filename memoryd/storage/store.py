@@ -31,7 +31,7 @@ from memoryd.storage import scripts
 from memoryd.storage.answers import fence, not_found, pairs, refuse
 from memoryd.storage.client import Client, Durability
 from memoryd.storage.errors import CheckpointIncomplete, JournalGap, StaleCheckpoint
-from memoryd.storage.keys import SessionKey, TenantIndex, heartbeat_key
+from memoryd.storage.keys import SessionKey, TenantKey, heartbeat_key
 from memoryd.storage.records import (
     CHAT_PREFIX,
     META_FIELDS,
@@ -45,6 +45,7 @@ from memoryd.storage.records import (
 from memoryd.storage.server import check_replicas, check_server, warn_about_durability
 from memoryd.storage.snapshots import SnapshotStore
 from memoryd.storage.topology import describe, is_cluster
+from memoryd.storage.tenants import GONE, TenantStore
 
 JOURNAL_PAGE = 256
 """Entries read at once when a journal is replayed."""
@@ -81,6 +82,7 @@ class Store:
         self._memory_read_at = float("-inf")
         self.snapshots = SnapshotStore(self._client, self._refuse_when_full)
 
+        self.tenants = TenantStore(self._client)
     async def open(self) -> None:
         """Connect, refuse a server on which sessions are not safe, load the scripts.
 
@@ -138,7 +140,7 @@ class Store:
         What only an owner needs (text, writers, fields) is not read and left empty. Names whose
         session is gone are swept from the index on the way.
         """
-        index = TenantIndex(tenant).key
+        index = TenantKey(tenant).index
         low = f"({page_token}" if page_token else (f"[{prefix}" if prefix else "-")
         # No UTF-8 text holds the byte 0xff, so this is above every name with the prefix.
         high = b"(" + prefix.encode() + b"\xff"
@@ -159,7 +161,7 @@ class Store:
                 if meta:
                     records.append(parse_record(key, meta))
                 else:
-                    await self._unindex(key)
+                    await self.tenants.account(key.tenant, {key.name: GONE})
             if len(names) < wanted:
                 return records, ""
             if len(records) == page_size:
@@ -365,7 +367,7 @@ class Store:
             )
         if answer[0] != b"OK":
             refuse(key, answer)
-        await self._unindex(key)
+        await self.tenants.account(key.tenant, {key.name: GONE})
 
     async def memory(self) -> MemoryInfo:
         """Return the sums of all primaries' memory figures, at most a second old."""
@@ -404,10 +406,7 @@ class Store:
 
     async def enlist(self, key: SessionKey) -> None:
         """Put a session on its tenant's list, before it is made or again when it is used."""
-        await self._client.call(scripts.INDEX_ADD, TenantIndex(key.tenant).key, key.name)
-
-    async def _unindex(self, key: SessionKey) -> None:
-        await self._client.command("ZREM", TenantIndex(key.tenant).key, key.name)
+        await self.tenants.enlist(key)
 
 
 def pack_tokens(tokens: Sequence[int]) -> bytes:

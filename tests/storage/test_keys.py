@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memoryd.errors import BadArgument
-from memoryd.storage.keys import SessionKey, TenantIndex, heartbeat_key, validate_name
+from memoryd.storage.keys import SessionKey, TenantKey, heartbeat_key, validate_name
 
 names = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=40)
 
@@ -16,7 +16,7 @@ def test_different_names_never_share_a_key(
 ) -> None:
     one, two = SessionKey(tenant, name), SessionKey(other_tenant, other)
     assert (one.meta == two.meta) == ((tenant, name) == (other_tenant, other))
-    assert TenantIndex(tenant).key not in (one.meta, two.meta, heartbeat_key(tenant))
+    assert TenantKey(tenant).index not in (one.meta, two.meta, heartbeat_key(tenant))
 
 
 @given(names, names)

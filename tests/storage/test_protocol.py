@@ -13,7 +13,7 @@ from memoryd.errors import (
     StateCorrupt,
 )
 from memoryd.storage.errors import CheckpointIncomplete, JournalGap, StaleCheckpoint
-from memoryd.storage.keys import SessionKey, TenantIndex
+from memoryd.storage.keys import SessionKey, TenantKey
 from memoryd.storage.records import BlobRef, Lease
 
 
@@ -352,7 +352,7 @@ async def test_sessions_are_listed_by_name_in_pages_and_within_their_tenant(stor
 
 
 async def test_listing_sweeps_names_whose_session_is_gone(server, store, key):
-    index = TenantIndex(key.tenant).key
+    index = TenantKey(key.tenant).index
     await store.create(key, model="m")
     server.raw.zadd(index, {f"gone {n}": 0 for n in range(5)})
     page, token = await store.list_sessions(key.tenant, page_size=1)
@@ -366,7 +366,7 @@ async def test_listing_sweeps_names_whose_session_is_gone(server, store, key):
 
 async def test_a_session_swept_by_a_race_is_listed_again_once_acquired(server, store, key, owned):
     await store.create(key, model="m")
-    server.raw.zrem(TenantIndex(key.tenant).key, key.name)
+    server.raw.zrem(TenantKey(key.tenant).index, key.name)
     await owned()
     page, _ = await store.list_sessions(key.tenant)
     assert [record.key for record in page] == [key]
