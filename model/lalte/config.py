@@ -96,15 +96,34 @@ class SWAConfig:
 
 
 @dataclass(frozen=True)
+class NSAConfig:
+    """Native sparse attention (arXiv 2502.11089). Its state grows with the stream."""
+
+    kind: ClassVar[str] = "nsa"
+
+    window: int  # as in SWAConfig
+    block_size: int  # tokens that are compressed to one, and chosen as one
+    num_blocks: int  # blocks that a query reads in full
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "window", "block_size", "num_blocks")
+        _require(
+            self.num_blocks >= 3,
+            "num_blocks",
+            "must be at least 3: the first, the previous and the current block are always read",
+        )
+
+
+@dataclass(frozen=True)
 class FullConfig:
     """Full causal attention. Its state grows with the stream."""
 
     kind: ClassVar[str] = "full"
 
 
-LayerConfig = GDNConfig | LTEConfig | SWAConfig | FullConfig
+LayerConfig = GDNConfig | LTEConfig | SWAConfig | NSAConfig | FullConfig
 _LAYER_KINDS: dict[str, type[LayerConfig]] = {
-    c.kind: c for c in (GDNConfig, LTEConfig, SWAConfig, FullConfig)
+    c.kind: c for c in (GDNConfig, LTEConfig, SWAConfig, NSAConfig, FullConfig)
 }
 
 
@@ -178,7 +197,7 @@ class ModelConfig:
     @property
     def constant_size(self) -> bool:
         """Whether a session's state is a fixed number of bytes at any length of stream."""
-        return not any(isinstance(layer, FullConfig) for layer in self.layers)
+        return not any(isinstance(layer, NSAConfig | FullConfig) for layer in self.layers)
 
     @property
     def token_window(self) -> int:

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lalte.config import FullConfig, GDNConfig, LTEConfig
+from lalte.config import FullConfig, GDNConfig, LTEConfig, NSAConfig
 from lalte.layers.full import FullAttention
 from lalte.layers.gdn import GatedDeltaNet
 from lalte.layers.linear import Linear
@@ -33,6 +33,7 @@ from lalte.layers.lte import LTEAttention
 from lalte.layers.mixer import Mixer, Where
 from lalte.layers.mlp import MLP
 from lalte.layers.norm import RMSNorm
+from lalte.layers.nsa import NativeSparseAttention
 from lalte.layers.swa import SlidingWindowAttention
 from lalte.state import StateSlots
 from lalte.state.tensors import compute_dtype
@@ -52,6 +53,8 @@ def make_mixer(
         return GatedDeltaNet(config, layer, dtype, device)
     if isinstance(layer, LTEConfig):
         return LTEAttention(config, layer, dtype, device)
+    if isinstance(layer, NSAConfig):
+        return NativeSparseAttention(config, layer, dtype, device)
     if isinstance(layer, FullConfig):
         return FullAttention(config, dtype, device)
     return SlidingWindowAttention(config, layer, dtype, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lalte.config import FullConfig, GDNConfig, LTEConfig, ModelConfig, SWAConfig
+from lalte.config import FullConfig, GDNConfig, LTEConfig, ModelConfig, NSAConfig, SWAConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,7 @@ def tiny_lalte(
         "gdn": GDNConfig(num_heads=3, head_k_dim=16, head_v_dim=16),
         "lte": LTEConfig(window=window, budgets=(budget, max(budget - 3, 0))),
         "swa": SWAConfig(window=window),
+        "nsa": NSAConfig(window=10, block_size=4, num_blocks=4),
         "full": FullConfig(),
     }
     return ModelConfig(

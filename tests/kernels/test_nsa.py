@@ -124,8 +124,7 @@ def fla_naive():
     """flash-linear-attention's naive functions; importing it without a GPU warns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        naive = pytest.importorskip("fla.ops.nsa.naive")
-    return naive
+        return pytest.importorskip("fla.ops.nsa.naive")
 
 
 @pytest.mark.parametrize("num_blocks", [3, 5, 16])

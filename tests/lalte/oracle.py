@@ -6,7 +6,7 @@ sees is found by running the online eviction rule token by token.
 
 import torch
 
-from lalte.config import FullConfig, GDNConfig, LTEConfig
+from lalte.config import FullConfig, GDNConfig, LTEConfig, NSAConfig
 
 
 class Oracle:
@@ -25,6 +25,8 @@ class Oracle:
             h = self.norm(x, prefix + "attn_norm.weight")
             if isinstance(layer, GDNConfig):
                 x = x + self.gdn(h, prefix + "attn.", layer)
+            elif isinstance(layer, NSAConfig):
+                x = x + self.nsa(h, prefix + "attn.", layer, n)
             else:
                 x = x + self.attention(h, prefix + "attn.", layer, index, n)
             h = self.norm(x, prefix + "mlp_norm.weight")
@@ -90,6 +92,47 @@ class Oracle:
                 for member in range(h * group, (h + 1) * group):
                     weight = torch.softmax(keys @ q[i, member] / c.head_dim**0.5, dim=0)
                     out[i, member] = weight @ v[seen, h]
+        return self.linear(out.reshape(n, -1), prefix + "o_proj")
+
+    def nsa(self, x, prefix, layer, n):
+        c = self.config
+        group = c.num_heads // c.num_kv_heads
+        q = self.linear(x, prefix + "q_proj").reshape(n, c.num_heads, c.head_dim)
+        k = self.linear(x, prefix + "k_proj").reshape(n, c.num_kv_heads, c.head_dim)
+        v = self.linear(x, prefix + "v_proj").reshape(n, c.num_kv_heads, c.head_dim)
+        gate = torch.sigmoid(self.linear(x, prefix + "g_proj")).reshape(n, c.num_heads, 3)
+        stand = torch.arange(n).double()
+        out = torch.zeros(n, c.num_heads, c.head_dim, dtype=torch.float64)
+
+        def attend(query, keys, values):
+            weight = torch.softmax(keys @ query / c.head_dim**0.5, dim=0)
+            return weight @ values, weight
+
+        size = layer.block_size
+        for h in range(c.num_kv_heads):
+            keys, values = self.turn(k[:, h], stand), v[:, h]
+            means = [
+                torch.stack([y[j : j + size].mean(0) for j in range(0, n - size + 1, size)])
+                for y in (keys, values)
+            ]
+            members = range(h * group, (h + 1) * group)
+            for i in range(n):
+                queries = {m: self.turn(q[i, m][None], stand[i : i + 1])[0] for m in members}
+                complete, own = (i + 1) // size, i // size
+                compressed = {
+                    m: attend(queries[m], *(y[:complete] for y in means)) for m in members
+                }
+                share = sum(weight for _, weight in compressed.values())
+                always = {0, own, max(own - 1, 0)}
+                best = sorted(set(range(complete)) - always, key=lambda b: -share[b])
+                chosen = always | set(best[: layer.num_blocks - len(always)])
+                rows = [j for j in range(i + 1) if j // size in chosen]
+                latest = slice(max(i + 1 - layer.window, 0), i + 1)
+                for m in members:
+                    selected, _ = attend(queries[m], keys[rows], values[rows])
+                    window, _ = attend(queries[m], keys[latest], values[latest])
+                    parts = (compressed[m][0], selected, window)
+                    out[i, m] = sum(g * part for g, part in zip(gate[i, m], parts, strict=True))
         return self.linear(out.reshape(n, -1), prefix + "o_proj")
 
     def turn(self, x, by):

@@ -48,7 +48,7 @@ def check(config, dtype, blocks, company=COMPANY):
 
 
 @pytest.mark.parametrize("grid", ["chunk", "token"])
-@pytest.mark.parametrize("kinds", [("gdn", "lte", "gdn", "lte"), ("lte", "swa", "full")])
+@pytest.mark.parametrize("kinds", [("gdn", "lte", "gdn", "lte"), ("lte", "swa", "full", "nsa")])
 def test_bf16_state_does_not_depend_on_cut_or_batch(kinds, grid):
     check(tiny_lalte(kinds, eviction_grid=grid), torch.bfloat16, 10)
 

@@ -16,13 +16,19 @@ LENGTH = 260
 MIXES = {
     "lalte": ("gdn", "lte", "gdn", "lte"),
     "all": ("lte", "swa", "gdn", "full", "lte"),
+    "gdn": ("gdn", "gdn"),
+    "gdn-swa": ("gdn", "swa"),
+    "lansa": ("gdn", "nsa", "gdn", "nsa"),
+    "gdn-attention": ("gdn", "full"),
+    "transformer": ("full", "full"),
 }
+WITH_LTE = [mix for mix, kinds in MIXES.items() if "lte" in kinds]
 VARIANTS = [
     (mix, grid, positions)
-    for mix in MIXES
+    for mix in WITH_LTE
     for grid in ("chunk", "token")
     for positions in ("bounded", "absolute")
-]
+] + [(mix, "chunk", "bounded") for mix in MIXES if mix not in WITH_LTE]
 variants = pytest.mark.parametrize(("mix", "grid", "positions"), VARIANTS)
 
 
@@ -58,7 +64,7 @@ def in_one_pass(mix, grid, positions, seed=0, dtype=torch.float64):
 def test_one_pass_is_the_definition(mix, grid, positions):
     model, logits, kept = in_one_pass(mix, grid, positions)
     oracle = Oracle(model.config, model.state_dict(), make_tokens(0))
-    assert oracle.evictions > 200
+    assert oracle.evictions > 200 or mix not in WITH_LTE
     assert kept == oracle.kept
     torch.testing.assert_close(logits, oracle.logits, atol=1e-9, rtol=0)
 

@@ -5,7 +5,14 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from lalte.config import ConfigError, GDNConfig, LTEConfig, ModelConfig, SWAConfig
+from lalte.config import (
+    ConfigError,
+    GDNConfig,
+    LTEConfig,
+    ModelConfig,
+    NSAConfig,
+    SWAConfig,
+)
 from lalte.presets import tiny_lalte
 
 BASE = tiny_lalte(("gdn", "lte", "swa", "full"))
@@ -54,6 +61,9 @@ def test_parts_that_do_not_fit_are_refused_by_name(change, field):
         lambda: LTEConfig(20, (1,), sinks=-1),
         lambda: LTEConfig(20, (1,), router_kernel=2),
         lambda: SWAConfig(0),
+        lambda: NSAConfig(0, 64, 16),
+        lambda: NSAConfig(512, 0, 16),
+        lambda: NSAConfig(512, 64, 2),
     ],
 )
 def test_impossible_layers_are_refused(make):

@@ -10,7 +10,7 @@ from lalte.init import random_model
 from lalte.presets import tiny_lalte
 from lalte.state import Array, StateError, StateSlots, copy_slot, nbytes
 
-KINDS = ("gdn", "lte", "swa", "full")
+KINDS = ("gdn", "lte", "swa", "full", "nsa")
 DTYPES = [torch.bfloat16, torch.float32, torch.float64]
 
 

@@ -51,7 +51,7 @@ def nsa(
 def _compressed(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, position: torch.Tensor, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns ([batch, kv_heads, group, n, d], probabilities [batch, kv_heads, group, n, blocks])."""
+    """Return what was mixed, like q, and probabilities [batch, kv_heads, group, n, blocks]."""
     blocks = int(position.max() + 1) // size
     k, v = k[:, :, None, :blocks], v[:, :, None, :blocks]
     last = torch.arange(1, blocks + 1, device=q.device) * size - 1
@@ -65,7 +65,7 @@ def _compressed(
 def _choose(
     importance: torch.Tensor, position: torch.Tensor, sparsity: Sparsity
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the chosen blocks, rising, and which of them may be read: [batch, kv_heads, n, blocks].
+    """Return the chosen blocks, rising, and which may be read: [batch, kv_heads, n, blocks].
 
     importance: [batch, kv_heads, n, complete blocks].
     """
@@ -134,4 +134,5 @@ def pool_blocks(x: torch.Tensor, block_size: int) -> torch.Tensor:
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     blocks = x.shape[-2] // block_size
     whole = x[..., : blocks * block_size, :].to(compute)
-    return whole.unflatten(-2, (blocks, block_size)).mean(dim=-2).to(x.dtype)
+    shape = (*x.shape[:-2], blocks, block_size, x.shape[-1])
+    return whole.reshape(shape).mean(dim=-2).to(x.dtype)

@@ -12,7 +12,16 @@ from lalte.config import LTEConfig
 from lalte.state.arrays import LAST_ROW, TOKENS, layer_tensors, to_array, write_layer
 from lalte.state.checks import check_committed, verify
 from lalte.state.errors import StateError
-from lalte.state.tensors import FullState, LTEState, allocate_layer, clear, grow, narrow
+from lalte.state.tensors import (
+    FullState,
+    LTEState,
+    NSAState,
+    allocate_layer,
+    capacity,
+    clear,
+    grow,
+    narrow,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,10 +101,12 @@ class StateSlots:
 
     def reserve(self, length: int) -> None:
         """Make room for streams of `length` tokens in the layers whose state grows."""
-        rows = -(-length // self.config.chunk) * self.config.chunk
-        for index, state in enumerate(self.layers):
-            if isinstance(state, FullState) and state.key.shape[2] < rows:
-                self.layers[index] = grow(state, rows)
+        chunk = self.config.chunk
+        for index, (layer, state) in enumerate(zip(self.config.layers, self.layers, strict=True)):
+            if isinstance(state, FullState | NSAState) and capacity(state) < length:
+                # By a quarter at least: growing block by block would copy the whole each time.
+                rows = max(length, capacity(state) * 5 // 4)
+                self.layers[index] = grow(layer, state, -(-rows // chunk) * chunk)
 
     def to_arrays(self, slot: int) -> dict[str, Array]:
         """Return a committed state as named arrays, in storage order.
@@ -219,6 +230,6 @@ def _copy_rows(old: torch.Tensor, new: torch.Tensor) -> None:
     if old.shape == new.shape:
         new.copy_(old)
         return
-    # Full attention: capacities differ, and rows past the shorter one are unused.
+    # A growing state: capacities differ, and rows past the shorter one are unused.
     rows = min(old.shape[2], new.shape[2])
     new[:, :, :rows] = old[:, :, :rows]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from lalte.config import FullConfig, GDNConfig, LTEConfig
+from lalte.config import FullConfig, GDNConfig, LTEConfig, NSAConfig
 
 if TYPE_CHECKING:
     from lalte.config import LayerConfig, ModelConfig
@@ -69,7 +69,21 @@ class FullState(NamedTuple):
     value: torch.Tensor
 
 
-LayerState = GDNState | LTEState | SWAState | FullState
+class NSAState(NamedTuple):
+    """Native sparse attention. key, value: [slots, kv_heads, capacity, head_dim], as in FullState.
+
+    Keys are stored after RoPE, turned by their position in the stream: angles are computed in fp64,
+    and what has been turned once needs no second turn at the next block.
+    pooled_key, pooled_value: [slots, kv_heads, blocks, head_dim], complete blocks' means; scratch.
+    """
+
+    key: torch.Tensor
+    value: torch.Tensor
+    pooled_key: torch.Tensor
+    pooled_value: torch.Tensor
+
+
+LayerState = GDNState | LTEState | SWAState | NSAState | FullState
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -110,6 +124,9 @@ def allocate_layer(
             ready=zeros(heads, chunk + layer.reach, kind=compute),
             visible=zeros(heads, queries, past, kind=torch.bool),
         )
+    if isinstance(layer, NSAConfig):
+        blocks = pooled_rows(layer, chunk)
+        return NSAState(*(zeros(heads, rows, d) for rows in (chunk, chunk, blocks, blocks)))
     rows = chunk if isinstance(layer, FullConfig) else layer.window - 1 + chunk
     state = FullState if isinstance(layer, FullConfig) else SWAState
     return state(zeros(heads, rows, d), zeros(heads, rows, d), zeros(heads, rows, d))
@@ -126,12 +143,27 @@ def clear(state: LayerState) -> None:
         tensor.fill_(-1 if name == "position" else 0)
 
 
-def grow(state: FullState, rows: int) -> FullState:
-    """Return a full-attention state with room for `rows` tokens and the same content."""
+def pooled_rows(layer: NSAConfig, rows: int) -> int:
+    """Blocks that `rows` tokens can complete; at least one, so that no tensor is empty."""
+    return max(rows // layer.block_size, 1)
 
-    def wider(x: torch.Tensor) -> torch.Tensor:
+
+def capacity(state: FullState | NSAState) -> int:
+    """Tokens for which a growing state has room."""
+    return state.key.shape[2]
+
+
+def grow(layer: LayerConfig, state: FullState | NSAState, rows: int) -> FullState | NSAState:
+    """Return a growing layer's state with room for `rows` tokens and the same content."""
+
+    def wider(x: torch.Tensor, rows: int) -> torch.Tensor:
         out = x.new_zeros(*x.shape[:2], rows, x.shape[3])
         out[:, :, : x.shape[2]] = x
         return out
 
-    return FullState(*(wider(x) for x in state))
+    if isinstance(state, FullState):
+        return FullState(*(wider(x, rows) for x in state))
+    assert isinstance(layer, NSAConfig)  # noqa: S101 - a state is made from its layer
+    blocks = pooled_rows(layer, rows)
+    sizes = (rows, rows, blocks, blocks)
+    return NSAState(*(wider(x, n) for x, n in zip(state, sizes, strict=True)))
