@@ -116,12 +116,14 @@ class Engine:
         tenant: str = "",
         offset: int = 0,
         arrays: Mapping[str, Array] | None = None,
+        background: bool = False,
         on_absorbed: Callable[[int], None],
         on_failed: Callable[[str], None],
     ) -> None:
         """Gives the session a slot: empty, or with the state `arrays` of `offset` tokens.
 
         tenant: whose session it is; tenants take turns where there is too much to do.
+        background: read only while no other session has something to read.
         on_absorbed gets the new offset after each step that read some of the session's tokens.
         on_failed gets the reason once, when the slot was lost; the key is closed then.
         Raises NoFreeSlot, StateRefused, SessionAlreadyOpen.
@@ -136,7 +138,8 @@ class Engine:
         self._keys[session.number] = key
         try:
             await self._ask(
-                key, lambda ticket: Open(ticket, session.number, tenant, offset, arrays)
+                key,
+                lambda ticket: Open(ticket, session.number, tenant, offset, arrays, background),
             )
         except asyncio.CancelledError:
             if self._forget(session.number) is not None:

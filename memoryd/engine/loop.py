@@ -233,7 +233,9 @@ class EngineLoop:
                 self._stopping = True
 
     def _open(self, command: Open) -> None:
-        slot = self._scheduler.open(command.session, command.offset, command.tenant)
+        slot = self._scheduler.open(
+            command.session, command.offset, command.tenant, background=command.background
+        )
         if slot is None:
             self._events.append(Refusal(command.ticket, "no_free_slot", "no slot is free"))
             return

@@ -171,6 +171,7 @@ class Open:
     tenant: str
     offset: int
     arrays: Mapping[str, Array] | None
+    background: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,16 @@ PREFILLS_PER_ABSORB = 8
 
 @dataclass
 class Session:
-    """absorbed: tokens in the slot, a multiple of the chunk; backlog: the fed tokens behind it."""
+    """absorbed: tokens in the slot, a multiple of the chunk; backlog: the fed tokens behind it.
+
+    background: absorbs only while no other session could.
+    """
 
     number: int
     slot: int
     absorbed: int
     tenant: str
+    background: bool = False
     backlog: list[int] = field(default_factory=list)
 
     @property
@@ -146,12 +150,14 @@ class Scheduler:
         """Generations without a lane."""
         return len(self._waiting)
 
-    def open(self, number: int, offset: int, tenant: str = "") -> int | None:
+    def open(
+        self, number: int, offset: int, tenant: str = "", *, background: bool = False
+    ) -> int | None:
         """The slot for a session whose state stands at `offset`, or None where all are taken."""
         if not self._free_slots:
             return None
         slot = self._free_slots.popleft()
-        self._sessions[number] = Session(number, slot, offset, tenant)
+        self._sessions[number] = Session(number, slot, offset, tenant, background)
         return slot
 
     def feed(self, number: int, tokens: Sequence[int]) -> None:
@@ -281,6 +287,9 @@ class Scheduler:
                 available.append(chunks)
         if not able:
             return None
+        if not all(session.background for session in able):
+            front = [i for i, session in enumerate(able) if not session.background]
+            able, available = [able[i] for i in front], [available[i] for i in front]
         busy = bool(self.lanes.decoding)
         limit = self._options.chunks_per_step_busy if busy else self._options.chunks_per_step
         chunks, chosen = choose_rectangle(available, limit)

@@ -29,6 +29,7 @@ from memoryd.errors import (
     OwnershipLost,
     SessionNotFound,
 )
+from memoryd.sessions.archive import Closed, RecentFrames, Said
 from memoryd.sessions.checkpoint import Checkpointer
 from memoryd.sessions.log import Change, SessionLog
 from memoryd.sessions.recent import RecentTokens
@@ -115,6 +116,7 @@ class SessionActor:
         engine_key: str,
         absorbed: int,
         recent: RecentTokens,
+        frames: RecentFrames,
         on_end: Callable[["SessionActor"], None],
     ) -> None:
         self.record = record
@@ -124,6 +126,7 @@ class SessionActor:
             services.store,
             record,
             recent,
+            frames,
             on_tokens=self._on_tokens,
         )
         self.checkpointer = Checkpointer(services, record, engine_key)
@@ -450,7 +453,10 @@ class SessionActor:
         writers = change.writers
         if command.writer:
             writers = writers.applied(command.writer, command.seq, ack)
-        draft.change = Change([*change.tokens, *tokens], text, writers, change.chats)
+        said = (Said(piece, command.writer) for piece in command.pieces)
+        draft.change = Change(
+            [*change.tokens, *tokens], text, writers, change.chats, (*change.events, *said)
+        )
         draft.accepted.append((command, ack))
         return size
 
@@ -483,7 +489,7 @@ class SessionActor:
         if not self.services.framer.timed_out(log.text, self.services.now_ms()):
             return None
         tokens, text = self.services.framer.close(log.text)
-        return Change(tokens, text, log.writers, log.chats)
+        return Change(tokens, text, log.writers, log.chats, (Closed(),))
 
     async def _checkpoint(self) -> None:
         try:
@@ -494,7 +500,7 @@ class SessionActor:
             self.lose(error)
         else:
             if committed is not None:
-                self.log.recent.forget_before(committed.offset)
+                self.log.forget_before(committed.offset)
 
     async def _write_back(self, command: Stop) -> None:
         try:

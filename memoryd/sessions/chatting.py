@@ -16,12 +16,13 @@ from memoryd.engine.generation import Generation
 from memoryd.engine.messages import Finished, GenerateRequest, Token
 from memoryd.errors import MemorydError
 from memoryd.sessions.actor import CHAT_WRITER, SessionActor
+from memoryd.sessions.archive import Closed, Event, Replied, Said
 from memoryd.sessions.chat import ChatRecord
 from memoryd.sessions.log import Change, SessionLog
 from memoryd.sessions.query import PROGRESS_SECONDS, ReplyClock
 from memoryd.sessions.reply import Delta, FinishReason, Progress, ReplyEvent, ReplyText
 from memoryd.sessions.services import ReplyOptions
-from memoryd.sessions.text import Piece
+from memoryd.sessions.text import OPENED_REPLY, Piece
 
 GROUP_TOKENS = 4  # journaled and sent together, after a first group of one
 
@@ -119,7 +120,8 @@ class _Chat:
             )
             opening, text = framer.open_reply(text, writer=self.writer, now_ms=now_ms)
             chats = log.chats.put(self.exchange.request_id, record)
-            return Change([*tokens, *opening], text, log.writers, chats)
+            said = (Said(turn, self.writer), Said(OPENED_REPLY, self.writer))
+            return Change([*tokens, *opening], text, log.writers, chats, said)
 
         return build
 
@@ -176,10 +178,15 @@ class _Chat:
         def build(log: SessionLog) -> Change:
             text = replace(log.text, touched_ms=now_ms)
             closing: list[int] = []
+            events: list[Event] = []
+            if delta.token_ids:
+                events.append(Replied(delta.text, delta.token_ids))
             if finish is not None:
                 closing, text = framer.close(text)
+                events.append(Closed())
             chats = log.chats.put(self.exchange.request_id, grown)
-            return Change([*delta.token_ids, *closing], text, log.writers, chats)
+            tokens = [*delta.token_ids, *closing]
+            return Change(tokens, text, log.writers, chats, tuple(events))
 
         await self._write(build)
         if delta.text:

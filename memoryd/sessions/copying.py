@@ -84,6 +84,7 @@ def _cut(actor: SessionActor) -> Cut:
         labels=record.labels,
         ttl_ms=record.ttl_ms,
         archive=record.archive,
+        archived=log.frames.end,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from memoryd.errors import AcknowledgedLost, StorageFull, StorageUnavailable
+from memoryd.sessions.archive import Event, Frame, RecentFrames
 from memoryd.sessions.chat import ChatRecords
 from memoryd.sessions.recent import RecentTokens
 from memoryd.sessions.text import TextState
@@ -24,12 +25,13 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Change:
-    """New tokens, and what is true behind them."""
+    """New tokens, and what is true behind them. events: what was said, for the archive."""
 
     tokens: Sequence[int]
     text: TextState
     writers: Writers
     chats: ChatRecords
+    events: tuple[Event, ...] = ()
 
 
 @dataclass
@@ -52,6 +54,7 @@ class SessionLog:
         store: Store,
         record: SessionRecord,
         recent: RecentTokens,
+        frames: RecentFrames,
         on_tokens: Callable[[Sequence[int]], None],
     ) -> None:
         self._store = store
@@ -59,7 +62,9 @@ class SessionLog:
         self._on_tokens = on_tokens
         self._op_id = 0
         self._pending: _Pending | None = None
+        self._archiving = record.archive
         self.recent = recent
+        self.frames = frames
         self.next = record.next
         self.text = TextState.unpack(record.text)
         self.writers = Writers.unpack(record.writers)
@@ -79,8 +84,20 @@ class SessionLog:
         """Finishes a change whose outcome was unknown. Raises as `write`."""
         while self._pending is not None:
             pending = self._pending
+            change = pending.change
+            frame = self._frame(change)
             try:
-                end = await self._append(pending.op_id, self.next, pending.change, self.chats)
+                end = await self._store.append(
+                    self._lease,
+                    op_id=pending.op_id,
+                    expected_next=self.next,
+                    tokens=change.tokens,
+                    text=change.text.pack(),
+                    writers=change.writers.pack(),
+                    fields=change.chats.changes_since(self.chats),
+                    expected_archived=self.frames.end,
+                    archive=frame,
+                )
             except StorageUnavailable:
                 pending.uncertain = True
                 raise
@@ -91,48 +108,58 @@ class SessionLog:
                 raise
             except JournalGap as gap:
                 try:
-                    await self.restore(gap.actual)
+                    await self._restore(gap)
                 finally:
                     # What restores comes before it, even where its own outcome is not known.
                     pending.op_id, pending.uncertain = self._next_op(), False
                 continue
             self._pending = None
-            change = pending.change
             self.next, self.text = end, change.text
             self.writers, self.chats = change.writers, change.chats
+            if frame:
+                self.frames.extend(end, frame)
             if change.tokens:
                 self.recent.extend(change.tokens)
                 self._on_tokens(change.tokens)
 
-    async def restore(self, survived: int) -> None:
-        """Writes again what Redis has lost: everything behind the offset `survived`.
+    def forget_before(self, offset: int) -> None:
+        """Drops from memory what a committed checkpoint at `offset` covers."""
+        self.recent.forget_before(offset)
+        self.frames.forget_before(offset)
+
+    async def _restore(self, gap: JournalGap) -> None:
+        """Writes again what Redis has lost of journal and archive.
 
         Raises AcknowledgedLost where it is no longer known here.
         """
-        lost = self.recent.since(survived) if survived <= self.next else None
-        if lost is None:
+        survived, archived = gap.actual, gap.archived or 0
+        tokens = self.recent.since(survived) if survived <= self.next else None
+        frames = self.frames.since(archived)
+        if tokens is None or frames is None:
             raise AcknowledgedLost(
                 f"the journal ends at token {survived}, but {self.next} were acknowledged, "
                 "and this daemon no longer holds what lies between",
                 offset=survived,
                 acknowledged=self.next,
             )
-        logger.warning("journal_restored", survived=survived, tokens=len(lost))
-        change = Change(lost, self.text, self.writers, self.chats)
-        await self._append(self._next_op(), survived, change, ChatRecords())
-
-    async def _append(
-        self, op_id: int, expected_next: int, change: Change, stored: ChatRecords
-    ) -> int:
-        return await self._store.append(
+        logger.warning("journal_restored", survived=survived, tokens=len(tokens))
+        await self._store.append(
             self._lease,
-            op_id=op_id,
-            expected_next=expected_next,
-            tokens=change.tokens,
-            text=change.text.pack(),
-            writers=change.writers.pack(),
-            fields=change.chats.changes_since(stored),
+            op_id=self._next_op(),
+            expected_next=survived,
+            tokens=tokens,
+            text=self.text.pack(),
+            writers=self.writers.pack(),
+            fields=self.chats.changes_since(ChatRecords()),
+            expected_archived=archived,
+            archive=frames,
         )
+
+    def _frame(self, change: Change) -> bytes:
+        """What a change adds to the archive."""
+        if not (self._archiving and change.events):
+            return b""
+        return Frame(self.next + len(change.tokens), change.events).pack()
 
     def _next_op(self) -> int:
         self._op_id += 1

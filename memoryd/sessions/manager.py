@@ -25,6 +25,7 @@ from memoryd.errors import (
     StateCorrupt,
 )
 from memoryd.sessions.actor import SessionActor
+from memoryd.sessions.archive import RecentFrames, frames
 from memoryd.sessions.recent import RecentTokens
 from memoryd.sessions.services import Services
 from memoryd.storage.codec import Array, Expectation, decode_state
@@ -213,6 +214,7 @@ class SessionManager:
             engine_key=engine_key,
             absorbed=offset,
             recent=recent,
+            frames=await self._recent_frames(record, offset),
             on_end=self._on_end,
         )
         await self._open_slot(
@@ -278,6 +280,29 @@ class SessionManager:
                 acknowledged=record.next,
             )
         return tokens
+
+    async def _recent_frames(self, record: SessionRecord, after: int) -> RecentFrames:
+        """The archive's frames that lead to token `after` or beyond; refuses one with a hole."""
+        recent = RecentFrames(record.archived)
+        if not record.archived:
+            return recent
+        async for end, data in self.services.store.archives.read_back(
+            record.key, record.generation
+        ):
+            if end != recent.start:
+                break
+            found = list(frames(data))
+            for frame, packed in reversed(found):
+                recent.extend_back(frame.next, packed)
+            if found[0][0].next < after:
+                break
+        if recent.start == recent.end:
+            raise StateCorrupt(
+                f"the archive of session {record.key.name!r} does not end at byte "
+                f"{record.archived}, where it was acknowledged",
+                archived=record.archived,
+            )
+        return recent
 
     async def _open_slot(
         self,

@@ -24,6 +24,10 @@ class Piece:
     open: bool = False
 
 
+OPENED_REPLY = Piece(Role.ASSISTANT, b"", open=True)
+"""What opens the turn of a reply."""
+
+
 @dataclass(frozen=True)
 class TextState:
     """What is known of a stream's text behind its last token.
@@ -177,9 +181,7 @@ class TextFramer:
         self, state: TextState, *, writer: str, now_ms: int
     ) -> tuple[list[int], TextState]:
         """Opens an assistant turn for `writer`; no turn may be open."""
-        return self._append_one(
-            state, Piece(Role.ASSISTANT, b"", open=True), writer=writer, now_ms=now_ms
-        )
+        return self._append_one(state, OPENED_REPLY, writer=writer, now_ms=now_ms)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of plain text by itself."""

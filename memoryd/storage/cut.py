@@ -15,7 +15,7 @@ from memoryd.errors import BadArgument, StateCorrupt
 from memoryd.storage.keys import SessionKey
 from memoryd.storage.records import CHAT_PREFIX, BlobRef
 
-MAGIC = b"mdcut001"
+MAGIC = b"mdcut002"
 DIGEST_BYTES = 16
 MAX_CUT_BYTES = 32 << 20
 """Tokens that wait to be read, the text behind them and 16 stored replies fit many times over."""
@@ -38,6 +38,7 @@ _TYPES = {
     "labels": dict,
     "ttl_ms": int,
     "archive": bool,
+    "archived": int,
 }
 
 
@@ -47,7 +48,8 @@ class Cut:
 
     next: tokens of the stream. blob: the checkpoint, None before the first. tokens: what lies
     between the checkpoint and `next`, ids as uint32 LE. text, writers, fields: what stands beside
-    the journal, as `SessionRecord` has it. labels, ttl_ms, archive: for a session made from it.
+    the journal, as `SessionRecord` has it. labels, ttl_ms, archive: for a session made from
+    it. archived: bytes of the archive that belong to it; they lie elsewhere too.
     """
 
     key: SessionKey
@@ -62,6 +64,7 @@ class Cut:
     labels: dict[str, str]
     ttl_ms: int
     archive: bool
+    archived: int
 
     @property
     def offset(self) -> int:
@@ -87,6 +90,7 @@ class Cut:
                 "labels": self.labels,
                 "ttl_ms": self.ttl_ms,
                 "archive": self.archive,
+                "archived": self.archived,
             }
         )
         body = MAGIC + bytes(packed)
@@ -117,9 +121,11 @@ def _checked(values: Any) -> Cut:
     for name, kind in _TYPES.items():
         if type(values[name]) is not kind:
             raise _corrupt(f"its {name} is no {kind.__name__}")
-    for name in ("next", "ttl_ms"):
+    for name in ("next", "ttl_ms", "archived"):
         if not 0 <= values[name] < MAX_OFFSET:
             raise _corrupt(f"its {name} is {values[name]}")
+    if values["archived"] and not values["archive"]:
+        raise _corrupt("it has an archive, but says that it keeps none")
     fields, labels = values["fields"], values["labels"]
     if not all(
         type(value) is bytes and name.startswith(CHAT_PREFIX) for name, value in _text(fields)

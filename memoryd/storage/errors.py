@@ -10,15 +10,17 @@ class JournalGap(Exception):
     expected: the offset that the owner holds for the journal's end.
     actual: the offset that Redis holds. Below `expected`, Redis lost acknowledged writes
     (failover or power loss under a level that allows it).
+    archived: where the archive ends in Redis, None from an operation that does not look at it.
     """
 
-    def __init__(self, expected: int, actual: int) -> None:
+    def __init__(self, expected: int, actual: int, archived: int | None = None) -> None:
         super().__init__(
             f"The journal ends at {actual}, not at {expected}: journal again what lies between, "
             "or drop the state in memory and reload."
         )
         self.expected = expected
         self.actual = actual
+        self.archived = archived
 
 
 class StaleCheckpoint(Exception):

@@ -43,7 +43,8 @@ class SessionRecord:
 
     owner: "" when nobody holds the session. next: tokens journalled so far. text: the opaque text
     tail and open turn. writers: the opaque table of writers. fields: what the actor stored under
-    names of its own (`chat:<id>`). ttl_ms: 0 when the session never expires.
+    names of its own (`chat:<id>`). ttl_ms: 0 when the session never expires. archived: bytes of
+    the archive, 0 for a session without one.
     """
 
     key: SessionKey
@@ -59,6 +60,7 @@ class SessionRecord:
     updated_ms: int
     ttl_ms: int
     archive: bool
+    archived: int
     labels: dict[str, str]
     fields: dict[str, bytes] = field(default_factory=dict)
 
@@ -85,6 +87,7 @@ META_FIELDS = (
     "updated_ms",
     "ttl_ms",
     "archive",
+    "archive_next",
     "labels",
     "blob_attempt",
     "blob_offset",
@@ -125,6 +128,7 @@ def parse_record(key: SessionKey, meta: Mapping[bytes, bytes]) -> SessionRecord:
             writers=meta.get(b"writers", b""),
             model=meta[b"model"].decode(),
             archive=meta[b"archive"] == b"1",
+            archived=int(meta.get(b"archive_next", b"0")),
             labels={str(name): str(value) for name, value in labels.items()},
             fields={
                 name.decode(): value

@@ -46,6 +46,7 @@ MEASURE = Script("measure", writes=False)
 SPEND = Script("spend")
 ENTER = Script("enter")
 PUT_FIELDS = Script("put_fields")
+STAGE_ARCHIVE = Script("stage_archive")
 
 ALL = (
     CREATE,
@@ -62,9 +63,10 @@ ALL = (
     SNAPSHOT,
     DROP_SNAPSHOT,
     INSTALL,
-)
     ACCOUNT,
     MEASURE,
     SPEND,
     ENTER,
     PUT_FIELDS,
+    STAGE_ARCHIVE,
+)

@@ -152,8 +152,9 @@ class SnapshotStore:
     ) -> SessionRecord:
         """Make the stream of a cut the session `key`, under a new generation, without an owner.
 
-        blob: the cut's checkpoint, staged under the new generation. replacing: the life of the
-        session that ends with it; None makes a new session. The caller has listed a new session.
+        blob: the cut's checkpoint, staged under the new generation, as its archive is. replacing:
+        the life of the session that ends with it; None makes a new session. The caller has listed a
+        new session.
 
         Raises SessionExists, or OwnershipLost and SessionNotFound where `replacing` does not hold;
         CheckpointIncomplete, StorageFull.
@@ -179,6 +180,7 @@ class SnapshotStore:
             cut.ttl_ms,
             int(cut.archive),
             pack_labels(cut.labels),
+            cut.archived,
             *(part for pair in cut.fields.items() for part in pair),
         )
         if answer[0] == b"EXISTS":
@@ -187,8 +189,7 @@ class SnapshotStore:
                 session=key.name,
             )
         if answer[0] == b"INCOMPLETE":
-            assert blob is not None  # noqa: S101  only a blob can be incomplete
-            raise CheckpointIncomplete(blob.attempt, blob.parts)
+            raise CheckpointIncomplete(staged[0], staged[3])
         if answer[0] != b"OK":
             refuse(key, answer)
         return parse_record(key, pairs(answer[1]))

@@ -29,6 +29,7 @@ from memoryd.errors import (
 )
 from memoryd.storage import scripts
 from memoryd.storage.answers import fence, not_found, pairs, refuse
+from memoryd.storage.archives import ArchiveStore
 from memoryd.storage.client import Client, Durability
 from memoryd.storage.errors import CheckpointIncomplete, JournalGap, StaleCheckpoint
 from memoryd.storage.keys import SessionKey, TenantKey, heartbeat_key
@@ -44,8 +45,8 @@ from memoryd.storage.records import (
 )
 from memoryd.storage.server import check_replicas, check_server, warn_about_durability
 from memoryd.storage.snapshots import SnapshotStore
-from memoryd.storage.topology import describe, is_cluster
 from memoryd.storage.tenants import GONE, TenantStore
+from memoryd.storage.topology import describe, is_cluster
 
 JOURNAL_PAGE = 256
 """Entries read at once when a journal is replayed."""
@@ -81,8 +82,9 @@ class Store:
         self._memory: dict[str, MemoryInfo] = {}  # by server
         self._memory_read_at = float("-inf")
         self.snapshots = SnapshotStore(self._client, self._refuse_when_full)
-
         self.tenants = TenantStore(self._client)
+        self.archives = ArchiveStore(self._client)
+
     async def open(self) -> None:
         """Connect, refuse a server on which sessions are not safe, load the scripts.
 
@@ -197,12 +199,15 @@ class Store:
         text: bytes,
         writers: bytes,
         fields: Mapping[str, bytes | None],
+        expected_archived: int = 0,
+        archive: bytes = b"",
     ) -> int:
         """Journal tokens and replace what stands beside them; returns the journal's new end.
 
         op_id: 1, 2, 3.. within one lease. After StorageUnavailable the same op_id and arguments
         are to be sent until they are answered. tokens: ids below 2**32, none if only the rest
-        changes. fields: names that begin with `chat:`; None deletes one.
+        changes. fields: names that begin with `chat:`; None deletes one. archive: goes behind the
+        first expected_archived bytes of the session's archive.
 
         Raises JournalGap, StorageFull, OwnershipLost, SessionNotFound; ValueError for an op_id
         that does not count up.
@@ -222,12 +227,14 @@ class Store:
             pack_tokens(tokens),
             text,
             writers,
+            expected_archived,
+            archive,
             len(stored),
             *(part for pair in stored for part in pair),
             *(name for name, value in fields.items() if value is None),
         )
         if answer[0] == b"GAP":
-            raise JournalGap(expected_next, int(answer[1]))
+            raise JournalGap(expected_next, int(answer[1]), int(answer[2]))
         if answer[0] == b"GHOST":
             raise ValueError(f"op_id {op_id} comes after op_id {int(answer[1])} of the same lease")
         if answer[0] != b"OK":

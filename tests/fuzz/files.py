@@ -29,6 +29,7 @@ CUT = Cut(
     labels={"a": "1"},
     ttl_ms=5000,
     archive=False,
+    archived=0,
 )
 FILE = write_file(CUT, STATE, KEY)
 FIELDS: dict[str, Any] = msgpack.unpackb(CUT.pack()[len(CUT_MAGIC) : -DIGEST_BYTES])

@@ -39,6 +39,7 @@ CUT = Cut(
     labels={},
     ttl_ms=0,
     archive=False,
+    archived=0,
 )
 
 

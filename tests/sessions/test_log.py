@@ -15,6 +15,7 @@ from memoryd.errors import (
     StorageFull,
     StorageUnavailable,
 )
+from memoryd.sessions.archive import RecentFrames
 from memoryd.sessions.chat import ChatRecords
 from memoryd.sessions.log import Change, SessionLog
 from memoryd.sessions.recent import RecentTokens
@@ -73,7 +74,7 @@ def own(store: Store) -> Callable[[], Awaitable[Owned]]:
         )
         assert taken is not None
         told: list[int] = []
-        log = SessionLog(store, taken, RecentTokens(0), told.extend)
+        log = SessionLog(store, taken, RecentTokens(0), RecentFrames(taken.archived), told.extend)
         return Owned(store, taken, log, told)
 
     return take
@@ -87,7 +88,9 @@ async def test_what_is_written_is_told_and_stored_once(own):
     await owned.write(4)
     assert owned.told == [1, 2, 3, 4]
     assert await owned.agrees()
-    again = SessionLog(owned.store, await owned.store.read(KEY), RecentTokens(4), lambda _: None)
+    again = SessionLog(
+        owned.store, await owned.store.read(KEY), RecentTokens(4), RecentFrames(0), lambda _: None
+    )
     assert (again.next, again.text, again.chats.records) == (
         owned.log.next,
         owned.log.text,
@@ -212,7 +215,7 @@ async def test_an_altered_record_is_refused(own):
         replace(record, fields={"chat:r": b"\xc1"}),
     ):
         with pytest.raises(StateCorrupt):
-            SessionLog(owned.store, altered, RecentTokens(1), lambda _: None)
+            SessionLog(owned.store, altered, RecentTokens(1), RecentFrames(0), lambda _: None)
 
 
 async def test_writers_survive_as_they_were_acknowledged(own):

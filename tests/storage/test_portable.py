@@ -29,6 +29,7 @@ CUT = Cut(
     labels={"a": "1"},
     ttl_ms=5000,
     archive=False,
+    archived=0,
 )
 
 

@@ -43,6 +43,7 @@ def cut_of(record, tokens=(), **changes) -> Cut:
             labels=record.labels,
             ttl_ms=record.ttl_ms,
             archive=record.archive,
+            archived=record.archived,
         ),
         **changes,
     )
@@ -327,6 +328,8 @@ async def test_a_cut_is_refused_in_every_truncation_and_with_every_bit_flipped(s
         {"ttl_ms": -1},
         {"next": 2**53},
         {"archive": 1},
+        {"archived": -1},
+        {"archive": False, "archived": 1},
         {"text": "text"},
     ],
 )

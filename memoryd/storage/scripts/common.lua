@@ -45,14 +45,27 @@ local function pinned_by(field)
   return string.match(redis.call('HGET', META, field), '^([^:]*):(.*)$')
 end
 
+-- Whether a snapshot names this generation, whose archive it then needs.
+local function generation_kept(generation)
+  for _, field in ipairs(redis.call('HKEYS', META)) do
+    if string.sub(field, 1, 5) == 'snap:' and pinned_by(field) == generation then
+      return true
+    end
+  end
+  return false
+end
+
 local function is_pinned(attempt)
   return redis.call('HEXISTS', META, 'pin:' .. attempt) == 1
 end
 
 -- All keys of the session but meta; some may not exist.
 local function data_keys()
-  local seen = redis.call('HMGET', META, 'generation', 'blob_attempt', 'snapshots')
+  local seen = redis.call('HMGET', META, 'generation', 'blob_attempt', 'snapshots', 'archive')
   local keys = { data_key('journal', seen[1]) }
+  if seen[4] == '1' then
+    keys[#keys + 1] = data_key('archive', seen[1])
+  end
   if seen[2] then
     keys[#keys + 1] = blob_key(seen[1], seen[2])
   end
@@ -61,6 +74,9 @@ local function data_keys()
       if string.sub(field, 1, 5) == 'snap:' then
         local generation, attempt = pinned_by(field)
         keys[#keys + 1] = snapshot_key(field)
+        if seen[4] == '1' then
+          keys[#keys + 1] = data_key('archive', generation)
+        end
         if attempt ~= '' then
           keys[#keys + 1] = blob_key(generation, attempt)
         end

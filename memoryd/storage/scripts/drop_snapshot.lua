@@ -15,6 +15,9 @@ local generation, attempt = pinned_by(ARGV[1])
 redis.call('UNLINK', name)
 redis.call('HDEL', META, ARGV[1])
 redis.call('HINCRBY', META, 'snapshots', -1)
+if redis.call('HGET', META, 'generation') ~= generation and not generation_kept(generation) then
+  redis.call('UNLINK', data_key('archive', generation))
+end
 if attempt ~= '' and redis.call('HINCRBY', META, 'pin:' .. attempt, -1) == 0 then
   redis.call('HDEL', META, 'pin:' .. attempt)
   if redis.call('HGET', META, 'blob_attempt') ~= attempt then
