@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lalte_kernels.dispatch import choose
+from lalte_kernels.dispatch import Op
 from lalte_kernels.gated_delta_rule import cpu, reference
 
 if TYPE_CHECKING:
     import torch
+
+OP = Op("gated_delta_rule", reference.gated_delta_rule, cpu.gated_delta_rule, gpu=("fla", "triton"))
 
 
 def gated_delta_rule(
@@ -26,5 +28,4 @@ def gated_delta_rule(
     state: [batch, heads, d_k, d_v]. All fp32, or all fp64. n >= 1.
     Returns (o: [batch, n, heads, d_v], the state after the last token).
     """
-    run = choose("gated_delta_rule", q.device, cpu.gated_delta_rule, reference.gated_delta_rule)
-    return run(q, k, v, g, beta, state)
+    return OP.run(q.device, q, k, v, g, beta, state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from lalte_kernels.dispatch import choose
+from lalte_kernels.dispatch import Op
 from lalte_kernels.nsa import cpu, reference
 
 if TYPE_CHECKING:
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 # Block 0, the query's own block and the one before it are chosen whatever their scores.
 ALWAYS_CHOSEN = 3
+
+OP = Op("nsa", reference.nsa, cpu.nsa, portable=True)
+POOL = Op("pool_blocks", reference.pool_blocks, cpu.pool_blocks, portable=True)
 
 
 class Sparsity(NamedTuple):
@@ -49,11 +52,9 @@ def nsa(
     start: int64 [batch]. What later rows and blocks hold does not matter as long as it is finite.
     Returns q's shape and dtype.
     """
-    run = choose("nsa", q.device, cpu.nsa, reference.nsa)
-    return run(q, k, v, pooled_k, pooled_v, gates, start, sparsity)
+    return OP.run(q.device, q, k, v, pooled_k, pooled_v, gates, start, sparsity)
 
 
 def pool_blocks(x: torch.Tensor, block_size: int) -> torch.Tensor:
     """Return the mean of each complete block. x: [..., rows, d] -> [..., rows // block_size, d]."""
-    run = choose("pool_blocks", x.device, cpu.pool_blocks, reference.pool_blocks)
-    return run(x, block_size)
+    return POOL.run(x.device, x, block_size)

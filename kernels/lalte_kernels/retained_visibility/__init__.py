@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lalte_kernels.dispatch import choose
+from lalte_kernels.dispatch import Op
 from lalte_kernels.retained_visibility import cpu, reference
 
 if TYPE_CHECKING:
     import torch
+
+OP = Op(
+    "retained_visibility", reference.retained_visibility, cpu.retained_visibility, portable=True
+)
 
 
 def retained_visibility(
@@ -28,7 +32,4 @@ def retained_visibility(
     of the tokens from start - window on. budgets: int64 [kv_heads]. n is at most `window`.
     Returns bool [kv_heads, n, rows + window].
     """
-    run = choose(
-        "retained_visibility", logit.device, cpu.retained_visibility, reference.retained_visibility
-    )
-    return run(logit, position, leaving_logit, window, start, budgets, sinks)
+    return OP.run(logit.device, logit, position, leaving_logit, window, start, budgets, sinks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lalte_kernels.dispatch import choose
+from lalte_kernels.dispatch import Op
 from lalte_kernels.retention_score import cpu, reference
 from lalte_kernels.retention_score.router import Router
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["Router", "retention_score"]
+
+OP = Op("retention_score", reference.retention_score, cpu.retention_score, portable=True)
 
 
 def retention_score(
@@ -24,5 +26,4 @@ def retention_score(
     activation there is 0, whatever the rows hold. Computed in fp32 (fp64 for fp64 inputs).
     Returns [kv_heads, rows - 2 * reach]: a score reads `reach` rows on each side of its own.
     """
-    run = choose("retention_score", k.device, cpu.retention_score, reference.retention_score)
-    return run(k, v, router, first_position)
+    return OP.run(k.device, k, v, router, first_position)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lalte_kernels.dispatch import choose
+from lalte_kernels.dispatch import Op
 from lalte_kernels.rope import cpu, reference
 from lalte_kernels.rope.positions import bounded_positions
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["bounded_positions", "rope"]
+
+OP = Op("rope", reference.rope, cpu.rope, gpu=("triton",))
 
 
 def rope(x: torch.Tensor, relative: torch.Tensor, theta: float) -> torch.Tensor:
@@ -21,5 +23,4 @@ def rope(x: torch.Tensor, relative: torch.Tensor, theta: float) -> torch.Tensor:
     start of the current block, so that angles stay small and exact on streams of any length.
     Angles are computed in fp64. Returns x's shape and dtype.
     """
-    run = choose("rope", x.device, cpu.rope, reference.rope)
-    return run(x, relative, theta)
+    return OP.run(x.device, x, relative, theta)

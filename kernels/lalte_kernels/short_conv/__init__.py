@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lalte_kernels.dispatch import choose
+from lalte_kernels.dispatch import Op
 from lalte_kernels.short_conv import cpu, reference
 
 if TYPE_CHECKING:
     import torch
+
+OP = Op("short_conv", reference.short_conv, cpu.short_conv, gpu=("fla", "triton"))
 
 
 def short_conv(
@@ -20,5 +22,4 @@ def short_conv(
     tail: [batch, kernel - 1, channels], the inputs just before x (zeros at the stream's start).
     Sums and SiLU are fp32 (fp64 for fp64 inputs). Returns (y like x, tail after x).
     """
-    run = choose("short_conv", x.device, cpu.short_conv, reference.short_conv)
-    return run(x, weight, tail)
+    return OP.run(x.device, x, weight, tail)
