@@ -6,6 +6,7 @@ package; it imports nothing of ours.
 """
 
 from lalte_kernels.gated_delta_rule import gated_delta_rule
+from lalte_kernels.null_attention import null_attention
 from lalte_kernels.retained_update import Leaving, Retained, retained_update
 from lalte_kernels.retained_visibility import retained_visibility
 from lalte_kernels.retention_score import Router, retention_score
@@ -19,6 +20,7 @@ __all__ = [
     "Router",
     "bounded_positions",
     "gated_delta_rule",
+    "null_attention",
     "retained_update",
     "retained_visibility",
     "retention_score",

@@ -55,6 +55,25 @@ class GDNConfig:
 
 
 @dataclass(frozen=True)
+class LocalGDNConfig:
+    """A Gated DeltaNet branch beside softmax attention over the last few tokens.
+
+    Both stand on the projections of one attention layer: what a retrofit puts in its place. Heads
+    and their size are the model's attention's.
+    """
+
+    kind: ClassVar[str] = "local_gdn"
+
+    window: int  # as in SWAConfig
+    rank: int  # of what the branch adds to the projections that it shares
+    conv_kernel: int = 4
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "window", "rank", "conv_kernel")
+        _require(self.conv_kernel >= 2, "conv_kernel", "must be at least 2")
+
+
+@dataclass(frozen=True)
 class LTEConfig:
     """Sparse attention with learnable token eviction (arXiv 2510.20787)."""
 
@@ -121,9 +140,9 @@ class FullConfig:
     kind: ClassVar[str] = "full"
 
 
-LayerConfig = GDNConfig | LTEConfig | SWAConfig | NSAConfig | FullConfig
+LayerConfig = GDNConfig | LocalGDNConfig | LTEConfig | SWAConfig | NSAConfig | FullConfig
 _LAYER_KINDS: dict[str, type[LayerConfig]] = {
-    c.kind: c for c in (GDNConfig, LTEConfig, SWAConfig, NSAConfig, FullConfig)
+    c.kind: c for c in (GDNConfig, LocalGDNConfig, LTEConfig, SWAConfig, NSAConfig, FullConfig)
 }
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lalte.layers.gdn import GatedDeltaNet
+from lalte.layers.gdn import GatedDelta
+from lalte.layers.local_gdn import LocalGDN
 from lalte.layers.lte import GroupedConv
 from lalte.layers.norm import RMSNorm
 from lalte.model import LaLTE
@@ -65,16 +66,40 @@ def _init_modules(model: LaLTE, generator: torch.Generator) -> None:
     for name, module in model.named_modules():
         if isinstance(module, RMSNorm):
             module.weight.fill_(1)
-        elif isinstance(module, GatedDeltaNet):
-            _uniform(module.A_log, 0, DECAY_MAX, generator)
-            module.A_log.log_()
-            low, high = (math.log(x) for x in DT_RANGE)
-            _uniform(module.dt_bias, low, high, generator)
-            # The inverse of softplus, so that softplus(dt_bias) is the drawn step.
-            module.dt_bias.copy_(module.dt_bias.exp().expm1().log())
+        elif isinstance(module, GatedDelta):
+            _init_decay(module, generator)
         elif isinstance(module, GroupedConv):
             _normal(module.weight, math.sqrt(2 / _fan_in(module.weight)), generator)
             module.bias.fill_(ROUTER_BIAS if name.endswith("proj") else 0)
+
+
+def _init_decay(module: GatedDelta[Any], generator: torch.Generator) -> None:
+    _uniform(module.A_log, 0, DECAY_MAX, generator)
+    module.A_log.log_()
+    low, high = (math.log(x) for x in DT_RANGE)
+    _uniform(module.dt_bias, low, high, generator)
+    # The inverse of softplus, so that softplus(dt_bias) is the drawn step.
+    module.dt_bias.copy_(module.dt_bias.exp().expm1().log())
+
+
+@torch.no_grad()
+def init_branch(module: LocalGDN, generator: torch.Generator) -> None:
+    """Initialise the new parts beside an attention layer's projections, which stay as they are.
+
+    The branch starts with the layer's own q, k and v: convolutions pass the current token on, and
+    the low-rank term adds to the output gate alone.
+    """
+    for conv in (module.q_conv1d, module.k_conv1d, module.v_conv1d):
+        conv.weight.zero_()
+        conv.weight[..., -1] = 1
+    down, up = module.delta.down.weight, module.delta.up.weight
+    _normal(down, 1 / math.sqrt(down.shape[1]), generator)
+    _normal(up, 1 / math.sqrt(up.shape[1]), generator)
+    up[: 3 * up.shape[0] // 4] = 0
+    _normal(module.gates_proj.weight, STD, generator)
+    module.null_bias.zero_()
+    module.o_norm.weight.fill_(1)
+    _init_decay(module, generator)
 
 
 def _fan_in(parameter: torch.Tensor) -> int:

@@ -25,10 +25,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lalte.config import FullConfig, GDNConfig, LTEConfig, NSAConfig
+from lalte.config import FullConfig, GDNConfig, LocalGDNConfig, LTEConfig, NSAConfig
 from lalte.layers.full import FullAttention
 from lalte.layers.gdn import GatedDeltaNet
 from lalte.layers.linear import Linear
+from lalte.layers.local_gdn import LocalGDN
 from lalte.layers.lte import LTEAttention
 from lalte.layers.mixer import Mixer, Where
 from lalte.layers.mlp import MLP
@@ -51,6 +52,8 @@ def make_mixer(
     """Return the mixer that a layer's config describes."""
     if isinstance(layer, GDNConfig):
         return GatedDeltaNet(config, layer, dtype, device)
+    if isinstance(layer, LocalGDNConfig):
+        return LocalGDN(config, layer, dtype, device)
     if isinstance(layer, LTEConfig):
         return LTEAttention(config, layer, dtype, device)
     if isinstance(layer, NSAConfig):

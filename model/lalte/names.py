@@ -8,6 +8,9 @@ Our names follow flash-linear-attention's checkpoints:
     LTE router   .attn.router.conv_stack.convs.{0,1,2}.{weight,bias}, .conv_stack.proj.{weight,bias}
     GDN          .attn.{q,k,v,a,b,g,o}_proj.weight, .attn.{q,k,v}_conv1d.weight, .attn.A_log,
                  .attn.dt_bias, .attn.o_norm.weight
+    local GDN    attention's, and .attn.delta.{down,up}.weight, .attn.gates_proj.weight,
+                 .attn.null_bias, .attn.{q,k,v}_conv1d.weight, .attn.A_log, .attn.dt_bias,
+                 .attn.o_norm.weight
 
 Llama checkpoints differ in three words: embed_tokens, self_attn, and the two norms' names.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lalte.config import ROUTER_LAYERS, GDNConfig, LTEConfig
+from lalte.config import ROUTER_LAYERS, GDNConfig, LocalGDNConfig, LTEConfig
 
 if TYPE_CHECKING:
     from lalte.config import ModelConfig
@@ -62,4 +65,28 @@ def router_parameter_names(config: ModelConfig) -> list[str]:
         if isinstance(layer, LTEConfig)
         for part in parts
         for kind in ("weight", "bias")
+    ]
+
+
+_BRANCH = (
+    "delta.down.weight",
+    "delta.up.weight",
+    "gates_proj.weight",
+    "null_bias",
+    "q_conv1d.weight",
+    "k_conv1d.weight",
+    "v_conv1d.weight",
+    "A_log",
+    "dt_bias",
+    "o_norm.weight",
+)
+
+
+def branch_parameter_names(config: ModelConfig) -> list[str]:
+    """Our parameters that no Llama checkpoint holds: the branches of the local GDN layers."""
+    return [
+        f"model.layers.{i}.attn.{part}"
+        for i, layer in enumerate(config.layers)
+        if isinstance(layer, LocalGDNConfig)
+        for part in _BRANCH
     ]

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lalte.config import FullConfig, GDNConfig, LTEConfig, ModelConfig, NSAConfig, SWAConfig
+from lalte.config import (
+    FullConfig,
+    GDNConfig,
+    LocalGDNConfig,
+    LTEConfig,
+    ModelConfig,
+    NSAConfig,
+    SWAConfig,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +38,7 @@ def tiny_lalte(
     num_kv_heads = 2
     layers: dict[str, LayerConfig] = {
         "gdn": GDNConfig(num_heads=3, head_k_dim=16, head_v_dim=16),
+        "local_gdn": LocalGDNConfig(window=5, rank=8),
         "lte": LTEConfig(window=window, budgets=(budget, max(budget - 3, 0))),
         "swa": SWAConfig(window=window),
         "nsa": NSAConfig(window=10, block_size=4, num_blocks=4),

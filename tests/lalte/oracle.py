@@ -6,7 +6,7 @@ sees is found by running the online eviction rule token by token.
 
 import torch
 
-from lalte.config import FullConfig, GDNConfig, LTEConfig, NSAConfig
+from lalte.config import FullConfig, GDNConfig, LocalGDNConfig, LTEConfig, NSAConfig
 
 
 class Oracle:
@@ -25,6 +25,8 @@ class Oracle:
             h = self.norm(x, prefix + "attn_norm.weight")
             if isinstance(layer, GDNConfig):
                 x = x + self.gdn(h, prefix + "attn.", layer)
+            elif isinstance(layer, LocalGDNConfig):
+                x = x + self.local_gdn(h, prefix + "attn.", layer, index, n)
             elif isinstance(layer, NSAConfig):
                 x = x + self.nsa(h, prefix + "attn.", layer, n)
             else:
@@ -45,10 +47,16 @@ class Oracle:
         return x / root * self.weights[name]
 
     def gdn(self, x, prefix, layer):
-        n = x.shape[0]
+        sources = {name: self.linear(x, f"{prefix}{name}_proj") for name in "qkvabg"}
+        out = self.delta_rule(sources, prefix, layer.num_heads)
+        return self.linear(out, prefix + "o_proj")
+
+    def delta_rule(self, sources, prefix, heads):
+        """sources: what stands in for the projections q, k, v, a, b, g."""
+        n = len(sources["q"])
         parts = {}
         for name in "qkv":
-            y = self.linear(x, f"{prefix}{name}_proj")
+            y = sources[name]
             taps = self.weights[f"{prefix}{name}_conv1d.weight"][:, 0]
             out = torch.zeros_like(y)
             for t in range(n):
@@ -56,26 +64,48 @@ class Oracle:
                     source = t - taps.shape[1] + 1 + j
                     if source >= 0:
                         out[t] += taps[:, j] * y[source]
-            parts[name] = (out * torch.sigmoid(out)).reshape(n, layer.num_heads, -1)
+            parts[name] = (out * torch.sigmoid(out)).reshape(n, heads, -1)
         q, k, v = parts["q"], parts["k"], parts["v"]
-        q = q / (q.pow(2).sum(-1, keepdim=True) + 1e-6).sqrt() / layer.head_k_dim**0.5
+        q = q / (q.pow(2).sum(-1, keepdim=True) + 1e-6).sqrt() / q.shape[-1] ** 0.5
         k = k / (k.pow(2).sum(-1, keepdim=True) + 1e-6).sqrt()
-        a = self.linear(x, prefix + "a_proj") + self.weights[prefix + "dt_bias"]
+        a = sources["a"] + self.weights[prefix + "dt_bias"]
         decay = torch.exp(-torch.exp(self.weights[prefix + "A_log"]) * torch.log1p(torch.exp(a)))
-        beta = torch.sigmoid(self.linear(x, prefix + "b_proj"))
-        gate = self.linear(x, prefix + "g_proj").reshape(n, layer.num_heads, -1)
-        out = torch.zeros(n, layer.num_heads, layer.head_v_dim, dtype=torch.float64)
-        for h in range(layer.num_heads):
-            state = torch.zeros(layer.head_k_dim, layer.head_v_dim, dtype=torch.float64)
+        beta = torch.sigmoid(sources["b"])
+        gate = sources["g"].reshape(n, heads, -1)
+        out = torch.zeros(v.shape, dtype=torch.float64)
+        for h in range(heads):
+            state = torch.zeros(k.shape[-1], v.shape[-1], dtype=torch.float64)
             for t in range(n):
                 state = decay[t, h] * state
                 error = v[t, h] - k[t, h] @ state
                 state = state + beta[t, h] * torch.outer(k[t, h], error)
                 out[t, h] = q[t, h] @ state
         out = self.norm(out, prefix + "o_norm.weight") * gate * torch.sigmoid(gate)
-        return self.linear(out.reshape(n, -1), prefix + "o_proj")
+        return out.reshape(n, -1)
+
+    def local_gdn(self, x, prefix, layer, index, n):
+        c = self.config
+        heads, group = c.num_heads, c.num_heads // c.num_kv_heads
+        added = self.linear(self.linear(x, prefix + "delta.down"), prefix + "delta.up")
+        added = added.reshape(n, 4, heads * c.head_dim)
+        gates = self.linear(x, prefix + "gates_proj").reshape(n, 3, heads)
+        sources = {"a": gates[:, 0], "b": gates[:, 1], "g": added[:, 3]}
+        for part, name in enumerate("qkv"):
+            y = self.linear(x, f"{prefix}{name}_proj")
+            if name != "q":  # head h reads KV head h // group
+                y = y.reshape(n, c.num_kv_heads, c.head_dim)
+                y = y[:, [h // group for h in range(heads)]].reshape(n, -1)
+            sources[name] = y + added[:, part]
+        branch = self.delta_rule(sources, prefix, heads)
+        nothing = gates[:, 2] + self.weights[prefix + "null_bias"]
+        local = self.attend(x, prefix, layer, index, n, nothing)
+        return self.linear(local + branch, prefix + "o_proj")
 
     def attention(self, x, prefix, layer, index, n):
+        return self.linear(self.attend(x, prefix, layer, index, n), prefix + "o_proj")
+
+    def attend(self, x, prefix, layer, index, n, nothing=None):
+        """nothing: [n, heads], the logit of a key more, whose value is zero."""
         c = self.config
         group = c.num_heads // c.num_kv_heads
         q = self.linear(x, prefix + "q_proj").reshape(n, c.num_heads, c.head_dim)
@@ -90,9 +120,12 @@ class Oracle:
                 stand = torch.tensor([visible[j] for j in seen], dtype=torch.float64)
                 keys = self.turn(k[seen, h], stand - i)
                 for member in range(h * group, (h + 1) * group):
-                    weight = torch.softmax(keys @ q[i, member] / c.head_dim**0.5, dim=0)
-                    out[i, member] = weight @ v[seen, h]
-        return self.linear(out.reshape(n, -1), prefix + "o_proj")
+                    scores = keys @ q[i, member] / c.head_dim**0.5
+                    if nothing is not None:
+                        scores = torch.cat([scores, nothing[i, member, None]])
+                    weight = torch.softmax(scores, dim=0)
+                    out[i, member] = weight[: len(seen)] @ v[seen, h]
+        return out.reshape(n, -1)
 
     def nsa(self, x, prefix, layer, n):
         c = self.config

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lalte.config import GDNConfig, LTEConfig, ModelConfig, SWAConfig
+from lalte.config import GDNConfig, LocalGDNConfig, LTEConfig, ModelConfig, SWAConfig
 from lalte.init import random_model
 from lalte.presets import tiny_lalte
 from lalte.state import StateSlots, copy_slot
@@ -21,7 +21,7 @@ def wide_config():
         num_heads=9,
         num_kv_heads=3,
         head_dim=64,
-        layers=(gdn, lte, SWAConfig(100), lte),
+        layers=(gdn, lte, SWAConfig(100), LocalGDNConfig(16, 32), lte),
         chunk=64,
         max_position=8192,
     )

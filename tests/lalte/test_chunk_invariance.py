@@ -15,7 +15,7 @@ from tests.lalte.oracle import Oracle
 LENGTH = 260
 MIXES = {
     "lalte": ("gdn", "lte", "gdn", "lte"),
-    "all": ("lte", "swa", "gdn", "full", "lte"),
+    "all": ("lte", "swa", "gdn", "local_gdn", "full", "lte"),
     "gdn": ("gdn", "gdn"),
     "gdn-swa": ("gdn", "swa"),
     "lansa": ("gdn", "nsa", "gdn", "nsa"),

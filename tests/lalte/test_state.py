@@ -10,7 +10,7 @@ from lalte.init import random_model
 from lalte.presets import tiny_lalte
 from lalte.state import Array, StateError, StateSlots, copy_slot, nbytes
 
-KINDS = ("gdn", "lte", "swa", "full", "nsa")
+KINDS = ("gdn", "lte", "swa", "full", "nsa", "local_gdn")
 DTYPES = [torch.bfloat16, torch.float32, torch.float64]
 
 
@@ -39,7 +39,7 @@ def test_nbytes_is_what_is_stored_to_the_byte(dtype, blocks):
 
 
 def test_size_does_not_grow_with_the_stream_without_full_attention():
-    config = config_of(("gdn", "lte", "swa"))
+    config = config_of(("gdn", "local_gdn", "lte", "swa"))
     assert config.constant_size
     sizes = set()
     for blocks in (0, 1, 40):
@@ -251,7 +251,7 @@ def test_an_offset_that_is_not_committed_is_refused(good, offset):
 
 
 def test_an_offset_that_does_not_fit_the_arrays_is_refused():
-    config = config_of(("gdn", "lte", "swa"))
+    config = config_of(("gdn", "local_gdn", "lte", "swa"))
     _, slots = absorbed(config, 11)
     arrays = slots.to_arrays(0)
     for offset in (0, 8, 16):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from lalte.layers.linear import Linear
-from lalte.layers.mixer import Mixer
+from lalte.layers.mixer import Mixer, State
 from lalte.layers.norm import RMSNorm
 from lalte.state.tensors import GDNState, compute_dtype
 from lalte_kernels import gated_delta_rule, short_conv
@@ -31,60 +31,38 @@ class ShortConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel, dtype=dtype, device=device))
 
 
-class GatedDeltaNet(Mixer[GDNState]):
-    """q, k, v through short convolution and SiLU, the gated delta rule, a gated RMSNorm.
+class GatedDelta(Mixer[State]):
+    """What layers with the gated delta rule share.
 
-    a = exp(-exp(A_log) softplus(a_proj x + dt_bias)) decays the state; b = sigmoid(b_proj x) is
+    q, k, v go through short convolution and SiLU, then comes the rule, then a gated RMSNorm. a = exp(-exp(A_log) softplus(a_proj x + dt_bias)) decays the state; b = sigmoid(b_proj x) is
     how much of a correction is written.
     """
 
     def __init__(
-        self, config: ModelConfig, layer: GDNConfig, dtype: torch.dtype, device: torch.device
+        self, eps: float, layer: GDNConfig, dtype: torch.dtype, device: torch.device
     ) -> None:
         super().__init__()
         self.heads = layer.num_heads
         self.k_dim = layer.head_k_dim
         self.v_dim = layer.head_v_dim
-        hidden = config.hidden_size
         keys, values = self.heads * self.k_dim, self.heads * self.v_dim
-        self.q_proj = Linear(hidden, keys, dtype, device)
-        self.k_proj = Linear(hidden, keys, dtype, device)
-        self.v_proj = Linear(hidden, values, dtype, device)
-        self.a_proj = Linear(hidden, self.heads, dtype, device)
-        self.b_proj = Linear(hidden, self.heads, dtype, device)
-        self.g_proj = Linear(hidden, values, dtype, device)
-        self.o_proj = Linear(values, hidden, dtype, device)
         self.q_conv1d = ShortConv(keys, layer.conv_kernel, dtype, device)
         self.k_conv1d = ShortConv(keys, layer.conv_kernel, dtype, device)
         self.v_conv1d = ShortConv(values, layer.conv_kernel, dtype, device)
-        self.o_norm = RMSNorm(self.v_dim, config.rms_norm_eps, dtype, device)
+        self.o_norm = RMSNorm(self.v_dim, eps, dtype, device)
         # Decay rates lose too much in bf16, so they are not the model's dtype.
         compute = compute_dtype(dtype)
         self.A_log = nn.Parameter(torch.empty(self.heads, dtype=compute, device=device))
         self.dt_bias = nn.Parameter(torch.empty(self.heads, dtype=compute, device=device))
 
-    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        qkv = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
-        return qkv, self.a_proj(x), self.b_proj(x), self.g_proj(x)
-
-    def advance(
-        self,
-        inputs: tuple[torch.Tensor, ...],
-        state: GDNState,
-        where: Where,  # noqa: ARG002 - a recurrence does not care where it is
-    ) -> torch.Tensor:
-        mixed, tail, recurrent = self.mix(inputs, state.tail, state.recurrent)
-        state.recurrent.copy_(recurrent)
-        state.tail.copy_(tail)
-        return mixed
-
     def mix(
         self, inputs: tuple[torch.Tensor, ...], tail: torch.Tensor, recurrent: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What `advance` computes, as a function that can be differentiated.
+        """The rule over n tokens, as a function that can be differentiated.
 
-        inputs: what `project` gave, [lanes, n, features] each. tail, recurrent: a GDNState's.
-        Returns (mixed [lanes, n, features], tail and recurrent after n tokens).
+        inputs: (q, k and v side by side; a; b; output gate), each [lanes, n, features]. tail,
+        recurrent: a GDNState's. Returns (mixed [lanes, n, features], tail and recurrent after n
+        tokens).
         """
         qkv, a, b, gate = inputs
         lanes, n = qkv.shape[:2]
@@ -105,6 +83,39 @@ class GatedDeltaNet(Mixer[GDNState]):
         gate = functional.silu(gate.to(compute)).reshape(mixed.shape)
         out: torch.Tensor = self.o_norm(mixed) * gate
         return out.reshape(lanes, n, -1).to(qkv.dtype), tail, recurrent
+
+
+class GatedDeltaNet(GatedDelta[GDNState]):
+    """The layer of the paper, with projections of its own."""
+
+    def __init__(
+        self, config: ModelConfig, layer: GDNConfig, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__(config.rms_norm_eps, layer, dtype, device)
+        hidden = config.hidden_size
+        keys, values = self.heads * self.k_dim, self.heads * self.v_dim
+        self.q_proj = Linear(hidden, keys, dtype, device)
+        self.k_proj = Linear(hidden, keys, dtype, device)
+        self.v_proj = Linear(hidden, values, dtype, device)
+        self.a_proj = Linear(hidden, self.heads, dtype, device)
+        self.b_proj = Linear(hidden, self.heads, dtype, device)
+        self.g_proj = Linear(hidden, values, dtype, device)
+        self.o_proj = Linear(values, hidden, dtype, device)
+
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        qkv = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
+        return qkv, self.a_proj(x), self.b_proj(x), self.g_proj(x)
+
+    def advance(
+        self,
+        inputs: tuple[torch.Tensor, ...],
+        state: GDNState,
+        where: Where,  # noqa: ARG002 - a recurrence does not care where it is
+    ) -> torch.Tensor:
+        mixed, tail, recurrent = self.mix(inputs, state.tail, state.recurrent)
+        state.recurrent.copy_(recurrent)
+        state.tail.copy_(tail)
+        return mixed
 
     def output(self, mixed: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.o_proj(mixed)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lalte.config import GDNConfig, LTEConfig, SWAConfig
+from lalte.config import GDNConfig, LocalGDNConfig, LTEConfig, SWAConfig
 from lalte.state.errors import StateError
-from lalte.state.tensors import GDNState, LTEState, budget_rows, compute_dtype
+from lalte.state.tensors import GDNState, LocalGDNState, LTEState, budget_rows, compute_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,6 +91,14 @@ def _layer_specs(
             ("recurrent", compute, (layer.num_heads, layer.head_k_dim, layer.head_v_dim)),
             ("tail", dtype, (layer.conv_kernel - 1, channels)),
         ]
+    elif isinstance(layer, LocalGDNConfig):
+        window = (heads, layer.window - 1, d)
+        shapes = [
+            ("recurrent", compute, (config.num_heads, d, d)),
+            ("tail", dtype, (layer.conv_kernel - 1, 3 * config.num_heads * d)),
+            ("key", dtype, window),
+            ("value", dtype, window),
+        ]
     elif isinstance(layer, LTEConfig):
         # Heads one after the other, each with its own budget: nothing padded is stored.
         kept = sum(layer.budgets)
@@ -116,8 +124,11 @@ def layer_tensors(
 ) -> dict[str, torch.Tensor]:
     """Return the persisted tensors of a one-slot state, by array name. LTE's are packed copies."""
     prefix = layer_prefix(index, layer)
+    recurrent: dict[str, torch.Tensor] = {}
+    if isinstance(state, GDNState | LocalGDNState):
+        recurrent = {prefix + "recurrent": state.recurrent[0], prefix + "tail": state.tail[0]}
     if isinstance(state, GDNState):
-        return {prefix + "recurrent": state.recurrent[0], prefix + "tail": state.tail[0]}
+        return recurrent
     if isinstance(state, LTEState):
         assert isinstance(layer, LTEConfig)  # noqa: S101 - a state is made from its layer
         window = slice(budget_rows(layer), budget_rows(layer) + layer.window)
@@ -132,7 +143,8 @@ def layer_tensors(
             **{f"{prefix}retained_{name}": x for name, x in packed.items()},
         }
     rows = _attention_rows(layer, offset)
-    return {prefix + "key": state.key[0, :, :rows], prefix + "value": state.value[0, :, :rows]}
+    window = {prefix + "key": state.key[0, :, :rows], prefix + "value": state.value[0, :, :rows]}
+    return recurrent | window
 
 
 def write_layer(
@@ -154,17 +166,18 @@ def write_layer(
             packed = tensors[f"{prefix}retained_{name}"]
             for head, kept in enumerate(split_heads(layer, packed)):
                 getattr(state, name)[0, head, : kept.shape[0]] = kept
-    elif isinstance(state, GDNState):
+        return
+    if isinstance(state, GDNState | LocalGDNState):
         state.recurrent[0] = tensors[prefix + "recurrent"]
         state.tail[0] = tensors[prefix + "tail"]
-    else:
+    if not isinstance(state, GDNState):
         rows = _attention_rows(layer, offset)
         state.key[0, :, :rows] = tensors[prefix + "key"]
         state.value[0, :, :rows] = tensors[prefix + "value"]
 
 
 def _attention_rows(layer: LayerConfig, offset: int) -> int:
-    return layer.window - 1 if isinstance(layer, SWAConfig) else offset
+    return layer.window - 1 if isinstance(layer, SWAConfig | LocalGDNConfig) else offset
 
 
 def split_heads(layer: LTEConfig, packed: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lalte.config import LTEConfig, SWAConfig
+from lalte.config import LocalGDNConfig, LTEConfig, SWAConfig
 from lalte.state.arrays import TOKENS, array_specs, layer_prefix, split_heads, to_tensor
 from lalte.state.errors import StateError
 
@@ -49,7 +49,7 @@ def verify(
         _check_empty(tensors)
     for index, layer in enumerate(config.layers):
         prefix = layer_prefix(index, layer)
-        if isinstance(layer, SWAConfig):
+        if isinstance(layer, SWAConfig | LocalGDNConfig):
             _check_unused(tensors, prefix + "key", layer.window - 1 - offset)
             _check_unused(tensors, prefix + "value", layer.window - 1 - offset)
         elif isinstance(layer, LTEConfig):

@@ -1,7 +1,7 @@
 """The tensors of each kind of layer, with one slot per row of their first dimension.
 
 Key and value buffers hold sections of rows one after the other: [retained | window | block] for
-LTE, [window | block] for sliding-window attention, the whole stream for full attention. The block
+LTE, [window | block] for sliding windows, the whole stream for full attention. The block
 is the open one, of up to C tokens; it is empty at a committed offset t = kC. The window is kept in
 age order and ends at t; rows at positions before the stream's start are zero and masked.
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from lalte.config import FullConfig, GDNConfig, LTEConfig, NSAConfig
+from lalte.config import FullConfig, GDNConfig, LocalGDNConfig, LTEConfig, NSAConfig
 
 if TYPE_CHECKING:
     from lalte.config import LayerConfig, ModelConfig
@@ -30,6 +30,16 @@ class GDNState(NamedTuple):
 
     recurrent: torch.Tensor
     tail: torch.Tensor
+
+
+class LocalGDNState(NamedTuple):
+    """A Gated DeltaNet branch and a window: the tensors of GDNState and of SWAState."""
+
+    recurrent: torch.Tensor
+    tail: torch.Tensor
+    key: torch.Tensor
+    rotated: torch.Tensor
+    value: torch.Tensor
 
 
 class LTEState(NamedTuple):
@@ -83,7 +93,7 @@ class NSAState(NamedTuple):
     pooled_value: torch.Tensor
 
 
-LayerState = GDNState | LTEState | SWAState | NSAState | FullState
+LayerState = GDNState | LocalGDNState | LTEState | SWAState | NSAState | FullState
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -110,6 +120,11 @@ def allocate_layer(
         channels = layer.num_heads * (2 * layer.head_k_dim + layer.head_v_dim)
         recurrent = zeros(layer.num_heads, layer.head_k_dim, layer.head_v_dim, kind=compute)
         return GDNState(recurrent, zeros(layer.conv_kernel - 1, channels))
+    if isinstance(layer, LocalGDNConfig):
+        recurrent = zeros(config.num_heads, d, d, kind=compute)
+        tail = zeros(layer.conv_kernel - 1, 3 * config.num_heads * d)
+        window = (zeros(heads, layer.window - 1 + chunk, d) for _ in range(3))
+        return LocalGDNState(recurrent, tail, *window)
     if isinstance(layer, LTEConfig):
         kept = budget_rows(layer)
         past = kept + layer.window

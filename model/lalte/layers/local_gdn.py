@@ -1,0 +1,145 @@
+"""A Gated DeltaNet branch beside a small window of softmax attention, on shared projections.
+
+What a retrofit puts in place of an attention layer whose work is local. Full attention is
+
+    share * (attention to the window) + (1 - share) * (attention to all that is older),
+
+share = z / (z + z_old) with z the sum of e^score over the keys. The window's part is computed as it
+was, with a learned estimate of log z_old (`null_logit`); the branch learns the rest. The branch
+reads the layer's own q, k (before RoPE) and v, each plus a low-rank term, so that only that
+term, the convolutions, gates and norm are new.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from lalte.config import GDNConfig
+from lalte.layers.attention import column, shift_window
+from lalte.layers.gdn import GatedDelta
+from lalte.layers.linear import Linear
+from lalte.state.tensors import LocalGDNState, compute_dtype
+from lalte_kernels import null_attention, rope
+
+if TYPE_CHECKING:
+    from lalte.config import LocalGDNConfig, ModelConfig
+    from lalte.layers.mixer import Where
+
+
+class LowRank(nn.Module):
+    """x -> up(down(x)). What it adds to q, k, v, in this order, and the branch's output gate."""
+
+    def __init__(
+        self, hidden: int, rank: int, out: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.down = Linear(hidden, rank, dtype, device)
+        self.up = Linear(rank, out, dtype, device)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.up(self.down(x))
+        return out
+
+
+class LocalGDN(GatedDelta[LocalGDNState]):
+    """See the module's text. Key and value buffers are [window - 1 older tokens | block].
+
+    gates_proj gives a, b (as in Gated DeltaNet) and the null logit's part that depends on x, each
+    one number per query head.
+    """
+
+    def __init__(
+        self, config: ModelConfig, layer: LocalGDNConfig, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        d = config.head_dim
+        branch = GDNConfig(config.num_heads, d, d, layer.conv_kernel)
+        super().__init__(config.rms_norm_eps, branch, dtype, device)
+        self.kv_heads = config.num_kv_heads
+        self.head_dim = d
+        self.chunk = config.chunk
+        self.theta = config.rope_theta
+        self.past = layer.window - 1
+        hidden, width = config.hidden_size, config.num_heads * d
+        self.q_proj = Linear(hidden, width, dtype, device)
+        self.k_proj = Linear(hidden, self.kv_heads * d, dtype, device)
+        self.v_proj = Linear(hidden, self.kv_heads * d, dtype, device)
+        self.o_proj = Linear(width, hidden, dtype, device)
+        self.delta = LowRank(hidden, layer.rank, 4 * width, dtype, device)
+        self.gates_proj = Linear(hidden, 3 * self.heads, dtype, device)
+        compute = compute_dtype(dtype)
+        self.null_bias = nn.Parameter(torch.empty(self.heads, dtype=compute, device=device))
+
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x), self.delta(x), self.gates_proj(x)
+
+    def branch_inputs(
+        self, inputs: tuple[torch.Tensor, ...]
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Return (what `mix` takes, null logits [lanes, kv_heads, group, n]) of `project`'s rows.
+
+        inputs: what `project` gave, [lanes, n, features] each.
+        """
+        q, k, v, delta, gates = inputs
+        lanes, n, width = q.shape
+        shared = torch.cat([q, self._each_head(k), self._each_head(v)], dim=-1)
+        a, b, null = gates.unflatten(-1, (3, self.heads)).unbind(-2)
+        logit = null.to(self.null_bias.dtype) + self.null_bias
+        logit = logit.mT.reshape(lanes, self.kv_heads, -1, n)
+        return (shared + delta[..., : 3 * width], a, b, delta[..., 3 * width :]), logit
+
+    def advance(
+        self, inputs: tuple[torch.Tensor, ...], state: LocalGDNState, where: Where
+    ) -> torch.Tensor:
+        lanes, n = inputs[0].shape[:2]
+        q, k, v = self.split_heads(inputs)
+        turned_k = rope(k, where.relative[:, None], self.theta)
+        turned_q = rope(q, where.relative[:, None, None], self.theta)
+        for lane, filled in enumerate(where.filled):
+            rows = slice(self.past + filled, self.past + filled + n)
+            state.key[lane, :, rows] = k[lane]
+            state.rotated[lane, :, rows] = turned_k[lane]
+            state.value[lane, :, rows] = v[lane]
+
+        branch, null_logit = self.branch_inputs(inputs)
+        visible = self.visible(where.relative, column(where.starts, q.device))
+        local = null_attention(turned_q, state.rotated, state.value, visible, null_logit)
+        mixed, tail, recurrent = self.mix(branch, state.tail, state.recurrent)
+        state.recurrent.copy_(recurrent)
+        state.tail.copy_(tail)
+        return local.permute(0, 3, 1, 2, 4).reshape(lanes, n, -1) + mixed
+
+    def output(self, mixed: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.o_proj(mixed)
+        return out
+
+    def roll(self, state: LocalGDNState, start: int, tokens: torch.Tensor) -> None:  # noqa: ARG002
+        shift_window(state.key, 0, self.past, self.chunk)
+        shift_window(state.value, 0, self.past, self.chunk)
+        self.prepare(state, start + self.chunk)
+
+    def prepare(self, state: LocalGDNState, start: int) -> None:  # noqa: ARG002
+        relative = torch.arange(-self.past, 0, device=state.key.device)
+        state.rotated[:, :, : self.past] = rope(state.key[:, :, : self.past], relative, self.theta)
+
+    def split_heads(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Return q [lanes, kv_heads, group, n, d], k and v [lanes, kv_heads, n, d], unturned."""
+        lanes, n = inputs[0].shape[:2]
+        q = inputs[0].reshape(lanes, n, self.kv_heads, -1, self.head_dim).permute(0, 2, 3, 1, 4)
+        k, v = (
+            x.reshape(lanes, n, self.kv_heads, self.head_dim).transpose(1, 2) for x in inputs[1:3]
+        )
+        return q, k, v
+
+    def visible(self, relative: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        """Which buffer rows the queries see. relative: [lanes, n]; starts: [lanes, 1, 1, 1]."""
+        row = torch.arange(self.past + self.chunk, device=relative.device)
+        own = relative[:, None, :, None] + self.past  # each query's own row
+        return (row <= own) & (row >= own - self.past) & (row >= self.past - starts)
+
+    def _each_head(self, x: torch.Tensor) -> torch.Tensor:
+        """Repeat each KV head's features for the query heads of its group."""
+        heads = x.unflatten(-1, (self.kv_heads, self.head_dim))
+        return heads.repeat_interleave(self.heads // self.kv_heads, dim=-2).flatten(-2)
