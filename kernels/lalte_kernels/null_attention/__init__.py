@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lalte_kernels.dispatch import choose
+from lalte_kernels.dispatch import Op
 from lalte_kernels.null_attention import cpu, reference
 
 if TYPE_CHECKING:
     import torch
+
+OP = Op(
+    "null_attention",
+    reference=reference.null_attention,
+    cpu=cpu.null_attention,
+    portable=True,
+)
 
 
 def null_attention(
@@ -28,5 +35,4 @@ def null_attention(
     group, n], fp32 or fp64. What hidden keys hold does not matter as long as it is finite.
     Returns q's shape and dtype.
     """
-    run = choose("null_attention", q.device, cpu.null_attention, reference.null_attention)
-    return run(q, k, v, visible, null_logit)
+    return OP.run(q.device, q, k, v, visible, null_logit)

@@ -34,7 +34,8 @@ class ShortConv(nn.Module):
 class GatedDelta(Mixer[State]):
     """What layers with the gated delta rule share.
 
-    q, k, v go through short convolution and SiLU, then comes the rule, then a gated RMSNorm. a = exp(-exp(A_log) softplus(a_proj x + dt_bias)) decays the state; b = sigmoid(b_proj x) is
+    q, k and v go through short convolution and SiLU; then the rule, then a gated RMSNorm.
+    a = exp(-exp(A_log) softplus(a_proj x + dt_bias)) decays the state; b = sigmoid(b_proj x) is
     how much of a correction is written.
     """
 
