@@ -75,6 +75,7 @@ class Settings(BaseSettings):
 
     export_key: SecretStr | None = Field(default=None, min_length=16)  # signs exported sessions
     import_unsigned: bool | None = None  # take files it did not sign; None: only without a key
+    max_import_archive_bytes: int = Field(default=64 << 20, ge=0)  # an import is held whole
 
     heartbeat_ttl: float = Field(default=10.0, ge=0.5)  # seconds; longer than a failover takes
     storage_deadline: float = Field(default=15.0, gt=0)  # seconds until Redis counts as away

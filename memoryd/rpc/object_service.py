@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from contextlib import aclosing
 
 from memoryd.errors import BadArgument, EmptyStream
 from memoryd.rpc import convert
@@ -30,6 +31,7 @@ class ObjectCalls(Servicer):
             host.manager,
             export_key=key.get_secret_value().encode() if key is not None else None,
             import_unsigned=settings.takes_unsigned_imports,
+            max_archive=settings.max_import_archive_bytes,
         )
         self._importing = asyncio.Semaphore(IMPORTS)
 
@@ -115,10 +117,12 @@ class ObjectCalls(Servicer):
     ) -> AsyncGenerator[session_pb2.ExportSessionResponse]:
         actor = await self.owned(call, request.name)
         with actor.used():
-            file = await detached(self.objects.export(actor))
+            cut, state = await detached(read_out(actor))
         size = min(PIECE_BYTES, self.host.settings.max_message_bytes)
-        for at in range(0, len(file), size):
-            yield session_pb2.ExportSessionResponse(data=file[at : at + size])
+        async with aclosing(self.objects.export(cut, state)) as pieces:
+            async for piece in pieces:
+                for at in range(0, len(piece), size):
+                    yield session_pb2.ExportSessionResponse(data=piece[at : at + size])
 
     @unary(_PATH + "ImportSession", session_pb2.ImportSessionResponse)
     async def ImportSession(  # noqa: N802

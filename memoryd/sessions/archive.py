@@ -15,9 +15,8 @@ Events: [0, role, open, writer, content] a piece; [1, text, ids as uint32] the n
 [2] the end of the open turn.
 """
 
-from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,14 +162,13 @@ class RecentFrames:
             self.start += len(self._frames.popleft()[1])
 
 
-def split(data: bytes, size: int) -> Iterator[tuple[bytes, Sequence[Frame]]]:
-    """Whole frames of about `size` bytes at a time. Raises StateCorrupt."""
-    held, found = array("B"), list[Frame]()
-    for frame, packed in frames(data):
-        held.frombytes(packed)
-        found.append(frame)
+def pieces(data: bytes, size: int) -> Iterator[bytes]:
+    """Whole frames, about `size` bytes at a time. Raises StateCorrupt."""
+    held = bytearray()
+    for _, packed in frames(data):
+        held += packed
         if len(held) >= size:
-            yield held.tobytes(), found
-            held, found = array("B"), []
+            yield bytes(held)
+            held.clear()
     if held:
-        yield held.tobytes(), found
+        yield bytes(held)

@@ -12,13 +12,20 @@ import secrets
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
 
-from memoryd.errors import OwnershipLost, SessionExists, SessionNotFound, StateCorrupt
+from memoryd.errors import (
+    MemorydError,
+    OwnershipLost,
+    SessionExists,
+    SessionNotFound,
+    StateCorrupt,
+)
 from memoryd.sessions.actor import SessionActor
+from memoryd.sessions.archive import frames
 from memoryd.sessions.chat import MAX_RECORDS, ChatRecords
 from memoryd.sessions.log import Change, SessionLog
 from memoryd.sessions.manager import SessionManager
@@ -28,6 +35,7 @@ from memoryd.sessions.text import TextState
 from memoryd.sessions.writers import MAX_WRITERS, Writers
 from memoryd.storage.codec import (
     Array,
+    ArrayLike,
     Expectation,
     StateHeader,
     body_digest,
@@ -162,13 +170,37 @@ class Planter:
         await self._manager.try_state(cut.blob.offset, arrays)
         return header, arrays
 
-    async def stage(self, cut: Cut, state: bytes, key: SessionKey) -> Seed:
-        """Verify a cut and put its state beside where it is wanted. Raises as `verify`."""
+    async def stage(
+        self,
+        cut: Cut,
+        state: bytes,
+        key: SessionKey,
+        archive: AsyncIterator[bytes] | None = None,
+    ) -> Seed:
+        """Verify a cut, and put its state and archive beside where they are wanted.
+
+        archive: None reads that of the session which was cut. Raises as `verify`, StorageFull, and
+        what reading the archive raises.
+        """
         verified = await self.verify(cut, state)
-        generation = secrets.token_hex(8)
-        if verified is None or cut.blob is None:
-            return Seed(cut, key, generation, None)
-        header, arrays = verified
+        seed = Seed(cut, key, secrets.token_hex(8), None)
+        archives = self._services.store.archives
+        try:
+            if cut.archived:
+                source = archive or archives.read(cut.key, cut.generation, cut.archived)
+                await archives.copy(source, key, seed.generation)
+            if verified is None:
+                return seed
+            return replace(seed, blob=await self._put(seed, *verified))
+        except MemorydError:
+            await self.drop(seed)
+            raise
+
+    async def _put(
+        self, seed: Seed, header: StateHeader, arrays: Mapping[str, ArrayLike]
+    ) -> BlobRef:
+        """Stage a state as one of the session that is being made."""
+        key, generation = seed.key, seed.generation
         renamed = StateHeader(
             model=header.model,
             numerics=header.numerics,
@@ -180,8 +212,7 @@ class Planter:
         body = await asyncio.to_thread(encode_state, renamed, arrays)
         attempt = uuid.uuid4().hex
         parts = await self._services.blobs.put(key, generation, attempt, body)
-        blob = BlobRef(attempt, header.offset, len(body), parts, body_digest(body))
-        return Seed(cut, key, generation, blob)
+        return BlobRef(attempt, header.offset, len(body), parts, body_digest(body))
 
     async def plant(self, seed: Seed, *, replacing: Lease | None = None) -> SessionRecord:
         """Put a staged copy in place. Raises SessionExists, and what storage raises.
@@ -201,8 +232,21 @@ class Planter:
             raise
 
     async def drop(self, seed: Seed) -> None:
+        if seed.cut.archived:
+            await self._services.store.archives.discard(seed.key, seed.generation)
         if seed.blob is not None:
             await self._services.blobs.discard(seed.key, seed.generation, seed.blob.attempt)
+
+
+def check_archive(archive: bytes, end: int) -> None:
+    """Whether an archive can be read and leads to token `end`. Raises StateCorrupt."""
+    at = 0
+    for frame, _ in frames(archive):
+        if frame.next < at:
+            raise StateCorrupt(f"the archive goes back from token {at} to {frame.next}")
+        at = frame.next
+    if archive and at != end:
+        raise StateCorrupt(f"the archive leads to token {at}, the cut stands at {end}")
 
 
 def check_contents(cut: Cut, vocab_size: int) -> None:

@@ -3,8 +3,8 @@
 Every method is to be run to its end even if its caller leaves.
 """
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 
 from memoryd.errors import (
@@ -15,28 +15,43 @@ from memoryd.errors import (
     StateCorrupt,
 )
 from memoryd.sessions.actor import SessionActor
-from memoryd.sessions.copying import ATTEMPTS, RETRY_SECONDS, Planter, at_rest, read_out, went_on
+from memoryd.sessions.archive import pieces
+from memoryd.sessions.copying import (
+    ATTEMPTS,
+    RETRY_SECONDS,
+    Planter,
+    at_rest,
+    check_archive,
+    went_on,
+)
 from memoryd.sessions.manager import Remote, SessionManager
 from memoryd.storage.codec import MAX_HEADER_BYTES
 from memoryd.storage.cut import Cut
 from memoryd.storage.errors import CutMoved
 from memoryd.storage.keys import SessionKey
-from memoryd.storage.portable import FileReader, PortableSession, write_file
+from memoryd.storage.portable import FileReader, FileWriter, PortableSession
 from memoryd.storage.records import SessionRecord
 from memoryd.storage.snapshots import Snapshot
 
 Labels = dict[str, str]
+
+PIECE_BYTES = 512 << 10
 
 
 class SessionObjects:
     """Works on the sessions of one daemon.
 
     export_key: signs exports and verifies imports; None does neither. import_unsigned: whether
-    files that it did not sign are taken.
+    files that it did not sign are taken. max_archive: bytes of an archive that an import may have.
     """
 
     def __init__(
-        self, manager: SessionManager, *, export_key: bytes | None, import_unsigned: bool
+        self,
+        manager: SessionManager,
+        *,
+        export_key: bytes | None,
+        import_unsigned: bool,
+        max_archive: int,
     ) -> None:
         self._manager = manager
         self._store = manager.services.store
@@ -44,6 +59,7 @@ class SessionObjects:
         self._export_key = export_key
         self._import_unsigned = import_unsigned
 
+        self._max_archive = max_archive
     async def update(
         self, key: SessionKey, *, ttl_ms: int | None, relabel: Callable[[Labels], Labels]
     ) -> SessionRecord:
@@ -104,15 +120,25 @@ class SessionObjects:
             await self._planter.drop(seed)
         return found
 
-    async def export(self, actor: SessionActor) -> bytes:
-        """A session as one file."""
-        cut, state = await read_out(actor)
-        return await asyncio.to_thread(write_file, cut, state, self._export_key)
+    async def export(self, cut: Cut, state: bytes) -> AsyncGenerator[bytes]:
+        """What was read out of a session as one file, in pieces; may be left at any of them.
+
+        Raises StateCorrupt where the session was replaced before its archive was read.
+        """
+        writer = FileWriter(self._export_key)
+        yield writer.begin(cut)
+        for at in range(0, len(state), PIECE_BYTES):
+            yield writer.add(state[at : at + PIECE_BYTES])
+        archives = self._store.archives
+        async with aclosing(archives.read(cut.key, cut.generation, cut.archived)) as archive:
+            async for piece in archive:
+                yield writer.add(piece)
+        yield writer.end()
 
     def reader(self) -> FileReader:
         """Takes a file that is to be imported."""
         state_bytes = self._manager.services.engine.info.state_bytes
-        return FileReader(self._export_key, state_bytes + MAX_HEADER_BYTES)
+        return FileReader(self._export_key, state_bytes + MAX_HEADER_BYTES, self._max_archive)
 
     async def import_file(
         self, key: SessionKey, file: PortableSession, *, by_admin: bool
@@ -140,3 +166,8 @@ class SessionObjects:
                 f"Session {key} exists: choose another name, or delete it first.",
                 session=key.name,
             )
+
+
+async def _in_pieces(archive: bytes) -> AsyncGenerator[bytes]:
+    for piece in pieces(archive, PIECE_BYTES):
+        yield piece

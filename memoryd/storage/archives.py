@@ -9,7 +9,8 @@ What the bytes mean is for the sessions to know. Here they are read, and copied 
 is being made; a copy expires by itself until an install makes it stay.
 """
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from memoryd.errors import StateCorrupt
 from memoryd.storage import scripts
@@ -30,8 +31,8 @@ class ArchiveStore:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def read(self, key: SessionKey, generation: str, end: int) -> AsyncIterator[bytes]:
-        """The first `end` bytes of an archive, cut where appends ended.
+    async def read(self, key: SessionKey, generation: str, end: int) -> AsyncGenerator[bytes]:
+        """The first `end` bytes of an archive, cut where appends ended; may be cancelled.
 
         Raises StateCorrupt where some of them are missing: the session was deleted or replaced
         meanwhile, or its archive is damaged.
@@ -39,7 +40,8 @@ class ArchiveStore:
         name = key.archive(generation)
         at = 0
         while at < end:
-            page = await self._client.command("XRANGE", name, f"{at + 1}-0", "+", "COUNT", PAGE)
+            asking = self._client.command("XRANGE", name, f"{at + 1}-0", "+", "COUNT", PAGE)
+            page = await asyncio.shield(asyncio.ensure_future(asking))
             for identity, fields in page:
                 data = bytes(fields[b"a"])
                 if int(identity.split(b"-")[0]) - len(data) != at:
@@ -51,7 +53,9 @@ class ArchiveStore:
             if not page:
                 raise _missing(key, at, end)
 
-    async def read_back(self, key: SessionKey, generation: str) -> AsyncIterator[tuple[int, bytes]]:
+    async def read_back(
+        self, key: SessionKey, generation: str
+    ) -> AsyncGenerator[tuple[int, bytes]]:
         """The entries of an archive from its last to its first: (end in bytes, content)."""
         name = key.archive(generation)
         high = "+"

@@ -7,15 +7,18 @@ import msgpack
 import xxhash
 
 from fuzz.noise import octets, packed, tree
+from harness.files import write_file
 from memoryd.errors import ImportRefused
 from memoryd.storage.cut import DIGEST_BYTES, Cut
 from memoryd.storage.cut import MAGIC as CUT_MAGIC
 from memoryd.storage.keys import SessionKey
-from memoryd.storage.portable import MAGIC, FileReader, write_file
+from memoryd.storage.portable import MAGIC, FileReader
 from memoryd.storage.records import BlobRef
 
 KEY, MAX_STATE = b"the deployment's key", 4096
 STATE = bytes(range(200))
+MAX_ARCHIVE = 1024
+ARCHIVE = bytes(range(100))
 CUT = Cut(
     key=SessionKey("tenant", "name"),
     generation="abcd",
@@ -28,10 +31,10 @@ CUT = Cut(
     fields={"chat:r": b"record"},
     labels={"a": "1"},
     ttl_ms=5000,
-    archive=False,
-    archived=0,
+    archive=True,
+    archived=len(ARCHIVE),
 )
-FILE = write_file(CUT, STATE, KEY)
+FILE = write_file(CUT, STATE, KEY, ARCHIVE)
 FIELDS: dict[str, Any] = msgpack.unpackb(CUT.pack()[len(CUT_MAGIC) : -DIGEST_BYTES])
 
 
@@ -42,7 +45,7 @@ def _digested(body: bytes) -> bytes:
 def _with_cut(body: bytes) -> bytes:
     """A file around a cut of the case's choice, with digests that fit and no signature."""
     cut = _digested(CUT_MAGIC + body)
-    content = MAGIC + len(cut).to_bytes(4, "little") + cut + STATE
+    content = MAGIC + len(cut).to_bytes(4, "little") + cut + STATE + ARCHIVE
     return _digested(content + b"\0")
 
 
@@ -79,7 +82,7 @@ class Files:
 
     def run(self, case: tuple[bytes, int]) -> str:
         data, piece = case
-        reader = FileReader(KEY, MAX_STATE)
+        reader = FileReader(KEY, MAX_STATE, MAX_ARCHIVE)
         try:
             for at in range(0, len(data), piece):
                 reader.feed(data[at : at + piece])
@@ -87,6 +90,7 @@ class Files:
         except ImportRefused as refused:
             return refused.reason.value
         assert len(found.state) <= MAX_STATE
+        assert len(found.archive) == found.cut.archived <= MAX_ARCHIVE
         if found.signed:
-            assert (found.cut, found.state) == (CUT, STATE)
+            assert (found.cut, found.state, found.archive) == (CUT, STATE, ARCHIVE)
         return "taken, signed" if found.signed else "taken, not signed"

@@ -17,13 +17,14 @@ import redis
 
 from harness.calls import Calls
 from harness.daemons import DaemonProcess
+from harness.files import write_file
 from harness.redis_servers import RedisProcess, server_binaries
 from harness.streams import GREEDY, memory, prose
 from lalte.checkpoints.tiny import write_tiny_model
 from memoryd.storage.codec import Array, Expectation, body_digest, decode_state, encode_state
 from memoryd.storage.cut import Cut
 from memoryd.storage.keys import SessionKey
-from memoryd.storage.portable import FileReader, write_file
+from memoryd.storage.portable import FileReader
 from memoryd_client import (
     BadArgument,
     Client,
@@ -393,7 +394,7 @@ def test_only_signed_files_are_taken_unless_settings_say_so(world, client, keyle
 
 def forged(data: bytes, change: Callable[[Cut, dict[str, Array]], Cut]) -> bytes:
     """A file altered by somebody who mends every digest, but has no key to sign it."""
-    reader = FileReader(None, len(data))
+    reader = FileReader(None, len(data), len(data))
     reader.feed(data)
     file = reader.finish()
     cut, blob = file.cut, file.cut.blob

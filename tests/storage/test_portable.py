@@ -8,14 +8,16 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.files import write_file
 from memoryd.errors import ImportRefused
 from memoryd.storage.cut import MAX_CUT_BYTES, Cut
 from memoryd.storage.keys import SessionKey
-from memoryd.storage.portable import MAGIC, FileReader, write_file
+from memoryd.storage.portable import MAGIC, FileReader
 from memoryd.storage.records import BlobRef
 
 KEY = b"the key of this deployment"
 STATE = bytes(range(256)) * 3
+ARCHIVE = b"what was said"
 CUT = Cut(
     key=SessionKey("tenant", "name"),
     generation="abcd",
@@ -28,13 +30,20 @@ CUT = Cut(
     fields={"chat:r": b"record"},
     labels={"a": "1"},
     ttl_ms=5000,
-    archive=False,
-    archived=0,
+    archive=True,
+    archived=len(ARCHIVE),
 )
 
 
-def read(data: bytes, *, key: bytes | None = KEY, piece: int = 100, max_state: int = 10_000):
-    reader = FileReader(key, max_state)
+def read(
+    data: bytes,
+    *,
+    key: bytes | None = KEY,
+    piece: int = 100,
+    max_state: int = 10_000,
+    max_archive: int = 10_000,
+):
+    reader = FileReader(key, max_state, max_archive)
     for at in range(0, len(data), piece):
         reader.feed(data[at : at + piece])
     return reader.finish()
@@ -42,18 +51,18 @@ def read(data: bytes, *, key: bytes | None = KEY, piece: int = 100, max_state: i
 
 @pytest.mark.parametrize("piece", [1, 7, 100, 100_000])
 def test_a_file_is_read_back_however_it_was_cut(piece):
-    found = read(write_file(CUT, STATE, KEY), piece=piece)
-    assert (found.cut, found.state, found.signed) == (CUT, STATE, True)
+    found = read(write_file(CUT, STATE, KEY, ARCHIVE), piece=piece)
+    assert (found.cut, found.state, found.archive, found.signed) == (CUT, STATE, ARCHIVE, True)
 
 
 def test_a_session_without_a_checkpoint_has_no_state():
-    cut = replace(CUT, next=2, blob=None)
+    cut = replace(CUT, next=2, blob=None, archived=0)
     found = read(write_file(cut, b"", None))
     assert (found.cut, found.state, found.signed) == (cut, b"", False)
 
 
 def test_only_the_key_that_signed_it_verifies_a_file():
-    signed, unsigned = write_file(CUT, STATE, KEY), write_file(CUT, STATE, None)
+    signed, unsigned = write_file(CUT, STATE, KEY, ARCHIVE), write_file(CUT, STATE, None, ARCHIVE)
     assert read(signed).signed
     assert not read(signed, key=b"another").signed
     assert not read(signed, key=None).signed
@@ -67,7 +76,7 @@ def test_only_the_key_that_signed_it_verifies_a_file():
 
 @pytest.mark.parametrize("key", [KEY, None])
 def test_every_truncation_and_every_flipped_bit_is_refused(key):
-    data = write_file(CUT, STATE, key)
+    data = write_file(CUT, STATE, key, ARCHIVE)
     for length in range(len(data)):
         with pytest.raises(ImportRefused):
             read(data[:length], key=key)
@@ -83,12 +92,14 @@ def test_every_truncation_and_every_flipped_bit_is_refused(key):
 def test_sizes_are_refused_before_their_bytes_are_taken():
     head = MAGIC + (MAX_CUT_BYTES + 1).to_bytes(4, "little")
     with pytest.raises(ImportRefused, match="claims"):
-        FileReader(KEY, 10_000).feed(head)
-    reader = FileReader(KEY, len(STATE) - 1)
+        FileReader(KEY, 10_000, 10_000).feed(head)
+    reader = FileReader(KEY, len(STATE) - 1, 10_000)
     with pytest.raises(ImportRefused, match="state"):
-        reader.feed(write_file(CUT, STATE, KEY)[: 12 + len(CUT.pack())])
-    endless = FileReader(KEY, 10_000)
-    endless.feed(write_file(CUT, STATE, KEY))
+        reader.feed(write_file(CUT, STATE, KEY, ARCHIVE)[: 12 + len(CUT.pack())])
+    with pytest.raises(ImportRefused, match="max_import_archive_bytes"):
+        read(write_file(CUT, STATE, KEY, ARCHIVE), max_archive=len(ARCHIVE) - 1)
+    endless = FileReader(KEY, 10_000, 10_000)
+    endless.feed(write_file(CUT, STATE, KEY, ARCHIVE))
     with pytest.raises(ImportRefused, match="follow"):
         endless.feed(b"\0")
 
@@ -98,10 +109,10 @@ def test_sizes_are_refused_before_their_bytes_are_taken():
 def test_random_bytes_are_refused_and_never_crash(data, seed):
     with pytest.raises(ImportRefused):
         read(data)
-    good = bytearray(write_file(CUT, STATE, KEY))
+    good = bytearray(write_file(CUT, STATE, KEY, ARCHIVE))
     draw = random.Random(seed)
     at = draw.randrange(len(good))
     good[at : at + draw.randrange(20)] = data
-    if bytes(good) != write_file(CUT, STATE, KEY):
+    if bytes(good) != write_file(CUT, STATE, KEY, ARCHIVE):
         with pytest.raises(ImportRefused):
             read(bytes(good))
