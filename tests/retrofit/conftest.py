@@ -16,7 +16,7 @@ from lalte.presets import tiny_lalte
 from lalte.retrofit.corpus import Corpus, read_corpus
 from lalte.retrofit.data import StreamShape, StreamWriter
 from lalte.retrofit.harvest import HarvestPlan, harvest
-from lalte.retrofit.templates import TRAINING
+from lalte.retrofit.voices import TRAINING_VOICES
 from lalte.text import TurnFormat
 
 HELD_OUT = ("2",)
@@ -91,13 +91,14 @@ def loaded(base: Path) -> LoadedModel:
 @pytest.fixture
 def writer(corpus: Corpus, loaded: LoadedModel) -> StreamWriter:
     shape = StreamShape(tokens=200, facts=(2, 4))
-    return StreamWriter(corpus, TRAINING, loaded.tokenizer, loaded.turn_format, shape)
+    return StreamWriter(corpus, TRAINING_VOICES, loaded.tokenizer, loaded.turn_format, shape)
 
 
 @pytest.fixture
 def plan() -> HarvestPlan:
     return HarvestPlan(
         seed=3,
+        layers=(0, 1),
         window=20,
         general_queries=30,
         templates="training",

@@ -110,7 +110,7 @@ def test_targets_keep_values_whole_and_spare_what_may_be_asked():
 
 
 def test_the_bank_remembers_more_than_one_stream():
-    bank = ThresholdBank(heads=1, decay=0.5, sharpness=2.0, ratio=4.0)
+    bank = ThresholdBank(decay=0.5, sharpness=2.0, ratio=torch.tensor([4.0]))
     ones = torch.ones(1, 3)
     first, second = torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[0.0, 3.0, 1.0]])
     bank.threshold(first, ones)
@@ -123,7 +123,7 @@ def test_ranking_raises_facts_and_lowers_the_highest_of_the_rest():
     scores = torch.tensor([[0.0, -5.0, 2.0, -1.0]], requires_grad=True)
     wanted = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
     targets = Targets(torch.zeros(1, 4), torch.ones(1, 4), wanted, 1 - wanted)
-    bank = ThresholdBank(1, 0.9, 2.0, 10.0)
+    bank = ThresholdBank(0.9, 2.0, torch.tensor([10.0]))
     ranking_loss(scores, targets, bank.threshold(scores, targets.ordinary)).backward()
     gradient = scores.grad[0]
     assert gradient[3] < 0
@@ -149,10 +149,12 @@ def test_survival_counts_what_outranks_a_long_stream():
     k, v = torch.randn(2, 2, 2, 400, 16)
     shard = shard_of(k, v, asked=torch.ones(2, 2, 400), fact=fact, value=value)
     score = routers(k, v)
-    results = survival(routers, [shard], 10, [100, 4000])
+    results = survival(routers, [shard], [100, 4000])
     for result in results:
         floor = score[:, fact == NO_FACT].sort(dim=1, descending=True).values
-        alive = score[:, value] > floor[:, int(390 * 10 / result.tokens)][:, None]
+        # Budgets are 12 and 9.
+        place = [int(390 * budget / result.tokens) for budget in (12, 9, 12, 9)]
+        alive = score[:, value] > floor[torch.arange(4), place][:, None]
         assert result.wanted == float(alive.float().mean())
         assert result.values == float(alive.all(dim=1).float().mean())
     assert results[0].wanted > results[1].wanted

@@ -28,8 +28,7 @@ def calibrate(
     The rate is B / saturation_tokens (at most all of them). Returns what was subtracted, [heads].
     """
     scores = torch.cat([routers(shard.k, shard.v) for shard in ordinary], dim=1)
-    budgets = [budget for _, layer in routers.lte_layers for budget in layer.budgets]
-    rates = torch.tensor(budgets) / saturation_tokens
+    rates = routers.budgets() / saturation_tokens
     ranked = scores.sort(dim=1, descending=True).values
     place = (rates * ranked.shape[1]).long().clamp(max=ranked.shape[1] - 1)
     threshold = ranked.gather(1, place[:, None])[:, 0]

@@ -7,48 +7,22 @@ each shape is cut in its own way. All draws come from the generator that is hand
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
 
+    from lalte.retrofit.templates import Templates, Voices
+    from lalte.retrofit.words import Words
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-_FIRST = _words(
-    "Mara Tobias Ines Leopold Yusuf Greta Anselm Priya Odile Marcus Hanna Rufus Celia Dmitri Noor "
-    "Felix Imogen Pablo Sunniva Walter Zora Edmund Keiko Lionel Beatrix Omar Thea Jasper Rosalind "
-    "Viktor Amara Silas Petra Hugo Nadia Caspian Elspeth Ravi Juno Barnaby"
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July", "August", "September"),
+    *("October", "November", "December"),
 )
-_LAST = _words(
-    "Quill Okafor Lindqvist Marlowe Abernathy Castellan Vance Hargreave Novak Tremaine Iyer "
-    "Fairweather Duarte Brandt Holloway Petrov Ashdown Kimura Delacroix Winslow Rahman Stroud "
-    "Falk Merriweather Sandoval Oduya Thorne Bexley Zielinski Crane"
-)
-_ADJECTIVES = _words(
-    "quiet amber crooked velvet northern hollow gilded brisk faded lunar copper ragged solemn "
-    "tidal emerald frozen dusty nimble scarlet drowsy polished wandering bitter violet ancient"
-)
-_NOUNS = _words(
-    "harbor lantern kettle orchard compass meadow falcon thimble anchor cinder ladder marble "
-    "willow trumpet barrel saddle beacon garden pebble turbine cathedral violin tractor glacier"
-)
-_CITIES = _words(
-    "Lisbon Tromso Kyoto Valparaiso Leeds Gdansk Nairobi Bergen Marseille Tbilisi Quito Halifax "
-    "Antwerp Izmir Porto Riga Cardiff Lucknow Oaxaca Turku"
-)
-_COLOURS = _words("teal ochre maroon indigo ivory crimson olive turquoise mauve charcoal")
-_MONTHS = _words(
-    "January February March April May June July August September October November December"
-)
-_OATH = _words(
-    "river stone never sleeps under seven bridges while patient foxes carry letters toward winter "
-    "and every clock forgets its oldest hour before the tide returns our borrowed light"
-)
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_HOSTS = ("mailbox.org", "example.com", "post.net", "inbox.io")
 
 _NUMBER_THINGS = (
     "locker number|account number|room number|serial number|badge number|membership number|"
@@ -63,33 +37,64 @@ _LONG_THINGS = (
     "unique identifier|encryption key"
 )
 
+Shape = Callable[["random.Random", "Words"], str]
+
 
 @dataclass(frozen=True)
 class Fact:
-    """`what` of `who` is `value`; `old` is what it was before, where it was changed."""
+    """`what` of `who` is `value`, and how it can be told and asked for.
+
+    old: what it was before, where it was changed. Facts of a relation have no `what`, and where
+    their speaker tells them of himself no `who`.
+    """
 
     who: str
     what: str
     value: str
+    templates: Templates
     old: str | None = None
 
+    @property
+    def about(self) -> tuple[str, str]:
+        """What it is about: two facts about the same would contradict each other."""
+        return self.who, self.what or self.templates.questions[0][0]
 
-def draw_fact(rng: random.Random, *, updated: bool) -> Fact:
-    """Draw one fact; an updated one has two values of one shape."""
+
+def draw_fact(rng: random.Random, voices: Voices, *, updated: bool, who: str = "") -> Fact:
+    """Draw one fact of the general kind; an updated one has two values of one shape.
+
+    who: whose it is; somebody of the generator's choice without it.
+    """
     things, shape = rng.choices(_SHAPES, weights=_WEIGHTS)[0]
-    who, what = _who(rng), rng.choice(things.split("|"))
-    value = shape(rng)
-    return Fact(who, what, value, shape(rng) if updated else None)
+    who = who or draw_who(rng, voices.words)
+    what = rng.choice(things.split("|"))
+    fact = Fact(who, what, shape(rng, voices.words), voices.general)
+    return _updated(rng, fact, shape, voices) if updated else fact
 
 
-def _who(rng: random.Random) -> str:
-    adjective, noun = rng.choice(_ADJECTIVES), rng.choice(_NOUNS)
-    person = f"{rng.choice(_FIRST)} {rng.choice(_LAST)}"
+def draw_personal_fact(rng: random.Random, voices: Voices, *, updated: bool) -> Fact:
+    """Draw what a person says of himself or of somebody near to him."""
+    relation = rng.choice(voices.relations)
+    who = rng.choice(relation.whose) if relation.whose else ""
+    fact = Fact(who, "", relation.shape(rng, voices.words), relation.templates)
+    return _updated(rng, fact, relation.shape, voices) if updated else fact
+
+
+def _updated(rng: random.Random, fact: Fact, shape: Shape, voices: Voices) -> Fact:
+    old = fact.value
+    while old in fact.value or fact.value in old:
+        old = shape(rng, voices.words)
+    return replace(fact, old=old)
+
+
+def draw_who(rng: random.Random, words: Words) -> str:
+    """Draw a person or a thing that facts can be about."""
+    adjective, noun = rng.choice(words.adjectives), rng.choice(words.nouns)
     return rng.choice(
         [
-            person,
-            person,
-            rng.choice(_FIRST),
+            person(rng, words),
+            person(rng, words),
+            rng.choice(words.first),
             f"{adjective}-{noun}",
             f"{adjective}-{noun}",
             f"project {noun.capitalize()}",
@@ -103,31 +108,43 @@ def _digits(rng: random.Random, count: int) -> str:
     return str(rng.randrange(1, 10)) + "".join(rng.choices("0123456789", k=count - 1))
 
 
-def _number(rng: random.Random) -> str:
+def number(rng: random.Random, _: Words) -> str:
+    """4 to 10 digits."""
     return _digits(rng, rng.randrange(4, 11))
 
 
-def _grouped_number(rng: random.Random) -> str:
+def _grouped_number(rng: random.Random, _: Words) -> str:
     return rng.choice(
         [
             f"{rng.randrange(10_000, 10_000_000):,}",
             f"{rng.randrange(10, 10_000)}.{_digits(rng, 2)}",
             "-".join(_digits(rng, 4) for _ in range(rng.randrange(2, 5))),
-            f"+{_digits(rng, 2)} {_digits(rng, 3)} {_digits(rng, 4)}",
         ]
     )
 
 
-def _uuid(rng: random.Random) -> str:
+def phone(rng: random.Random, _: Words) -> str:
+    """A telephone number."""
+    return rng.choice(
+        [
+            f"+{_digits(rng, 2)} {_digits(rng, 3)} {_digits(rng, 4)}",
+            f"{_digits(rng, 3)}-{_digits(rng, 3)}-{_digits(rng, 4)}",
+            f"0{_digits(rng, 3)} {_digits(rng, 6)}",
+        ]
+    )
+
+
+def _uuid(rng: random.Random, _: Words) -> str:
     return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 
-def _hex(rng: random.Random) -> str:
+def _hex(rng: random.Random, _: Words) -> str:
     text = "".join(rng.choices("0123456789abcdef", k=rng.choice([8, 12, 16, 24, 32, 40])))
     return rng.choice([text, text.upper(), f"0x{text}"])
 
 
-def _code(rng: random.Random) -> str:
+def code(rng: random.Random, _: Words) -> str:
+    """Capitals and digits, in up to four groups."""
     letters = "ABCDEFGHJKLMNPQRSTUVWXYZ"
     parts = [
         "".join(rng.choices(rng.choice([letters, letters + "0123456789"]), k=rng.randrange(2, 6)))
@@ -136,7 +153,8 @@ def _code(rng: random.Random) -> str:
     return rng.choice(["-", "", "/"]).join([*parts, _digits(rng, rng.randrange(2, 5))])
 
 
-def _date(rng: random.Random) -> str:
+def date(rng: random.Random, _: Words) -> str:
+    """A day of a year, in one of several notations."""
     month, day = rng.randrange(12), rng.randrange(1, 29)
     year = rng.randrange(1890, 2090)
     return rng.choice(
@@ -144,38 +162,91 @@ def _date(rng: random.Random) -> str:
             f"{_MONTHS[month]} {day}, {year}",
             f"{day} {_MONTHS[month]} {year}",
             f"{year}-{month + 1:02}-{day:02}",
-            f"{_MONTHS[month]} {day} at {rng.randrange(1, 12)}:{rng.randrange(60):02} pm",
+            f"{_MONTHS[month]} {day} at {clock(rng)}",
         ]
     )
 
 
-def _amount(rng: random.Random) -> str:
-    amount = rng.randrange(100, 1_000_000)
-    return rng.choice([f"${amount:,}", f"{amount / 100:.2f} euros", f"£{amount}", f"{amount} kg"])
+def day(rng: random.Random, _: Words) -> str:
+    """A day of the year without the year, or a weekday with the hour."""
+    return rng.choice(
+        [
+            f"{rng.choice(_MONTHS)} {rng.randrange(1, 29)}",
+            f"{rng.randrange(1, 29)} {rng.choice(_MONTHS)}",
+            f"{rng.choice(_WEEKDAYS)} at {clock(rng)}",
+        ]
+    )
 
 
-def _person(rng: random.Random) -> str:
-    return f"{rng.choice(_FIRST)} {rng.choice(_LAST)}"
+def clock(rng: random.Random, _: Words | None = None) -> str:
+    """A time of day."""
+    hour, minute = rng.randrange(1, 12), rng.choice([0, 5, 10, 15, 20, 30, 40, 45, 50])
+    return rng.choice([f"{hour}:{minute:02} pm", f"{hour}:{minute:02} am", f"{hour} o'clock"])
 
 
-def _plain_word(rng: random.Random) -> str:
-    return rng.choice([*_COLOURS, *_CITIES, f"{rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)}"])
+def amount(rng: random.Random, _: Words) -> str:
+    """Money."""
+    cents = rng.randrange(100, 1_000_000)
+    return rng.choice([f"${cents:,}", f"{cents / 100:.2f} euros", f"£{cents}"])
 
 
-def _quote(rng: random.Random) -> str:
-    return " ".join(rng.sample(_OATH, k=rng.randrange(4, 10)))
+def size(rng: random.Random, _: Words) -> str:
+    """A weight or a length."""
+    return f"{rng.randrange(30, 2000)} {rng.choice(['kg', 'cm', 'metres', 'pounds', 'miles'])}"
 
 
-_SHAPES: tuple[tuple[str, Callable[[random.Random], str]], ...] = (
-    (_NUMBER_THINGS, _number),
+def small_number(rng: random.Random, _: Words) -> str:
+    """A count or an age, of two digits."""
+    return str(rng.randrange(11, 99))
+
+
+def person(rng: random.Random, words: Words) -> str:
+    """First and last name."""
+    return f"{rng.choice(words.first)} {rng.choice(words.last)}"
+
+
+def address(rng: random.Random, words: Words) -> str:
+    """House number and street."""
+    return f"{rng.randrange(2, 240)} {rng.choice(words.streets)}"
+
+
+def mail(rng: random.Random, words: Words) -> str:
+    """An e-mail address."""
+    name = f"{rng.choice(words.first)}.{rng.choice(words.last)}".lower()
+    return f"{name}{rng.choice(['', str(rng.randrange(2, 99))])}@{rng.choice(_HOSTS)}"
+
+
+def thing(rng: random.Random, words: Words) -> str:
+    """An adjective and a noun."""
+    return f"{rng.choice(words.adjectives)} {rng.choice(words.nouns)}"
+
+
+def one_of(pool: str) -> Shape:
+    """Make the shape that draws from one of the pools of `Words`."""
+    return lambda rng, words: str(rng.choice(getattr(words, pool)))
+
+
+def _plain_word(rng: random.Random, words: Words) -> str:
+    return rng.choice([*words.colours, *words.cities, thing(rng, words)])
+
+
+def quote(rng: random.Random, words: Words) -> str:
+    """Words that make no sentence anybody has written."""
+    return " ".join(rng.sample(words.oath, k=rng.randrange(4, 10)))
+
+
+_SHAPES: tuple[tuple[str, Shape], ...] = (
+    (_NUMBER_THINGS, number),
     (_NUMBER_THINGS, _grouped_number),
+    ("telephone number|extension|fax number|hotline", phone),
     (_LONG_THINGS, _uuid),
     (_LONG_THINGS, _hex),
-    (_CODE_THINGS, _code),
-    ("birthday|date of arrival|deadline|founding date|appointment", _date),
-    ("price|debt|balance|weight|monthly rent|ransom", _amount),
-    ("godfather|physician|best friend|landlord|rival|successor", _person),
+    (_CODE_THINGS, code),
+    ("birthday|date of arrival|deadline|founding date|appointment", date),
+    ("price|debt|balance|monthly rent|ransom|fee", amount),
+    ("weight|height|length|distance", size),
+    ("godfather|physician|best friend|landlord|rival|successor", person),
     ("favourite colour|home town|hiding place|code name|meeting point", _plain_word),
-    ("motto|last message|oath|inscription|secret phrase", _quote),
+    ("motto|last message|oath|inscription|secret phrase", quote),
 )
-_WEIGHTS = (4, 2, 4, 2, 2, 1, 1, 1, 1, 1)
+_WEIGHTS = (4, 2, 1, 4, 2, 2, 1, 1, 1, 2, 2, 1)

@@ -54,13 +54,11 @@ class Fitting:
         self._digits = digits
         self._run = run
         self.routers = HeadRouters(model_config, torch.Generator().manual_seed(seed))
-        layer = self.routers.lte_layers[0][1]
-        self._budget, self._sinks = max(layer.budgets), layer.sinks
+        self._sinks = max(layer.sinks for _, layer in self.routers.lte_layers)
         self._bank = ThresholdBank(
-            self.routers.heads,
             config.bank_decay,
             config.sharpness,
-            config.reference_tokens / self._budget,
+            config.reference_tokens / self.routers.budgets().clamp_min(1),
         )
         self._optimiser = torch.optim.AdamW(
             self.routers.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -110,7 +108,7 @@ class Fitting:
         if not validation:
             return
         shards = (read_shard(path) for path in validation)
-        for result in survival(self.routers, shards, self._budget, SURVIVAL_LENGTHS):
+        for result in survival(self.routers, shards, SURVIVAL_LENGTHS):
             self._note({"survival": vars(result)})
             _log.info(
                 "step %d of %d: at %d tokens %.3f of wanted attention and %.3f of values survive",

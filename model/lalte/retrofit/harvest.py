@@ -32,12 +32,14 @@ PLAN_FILE = "plan.json"
 class HarvestPlan:
     """What a folder of shards is made from; two plans never share a folder.
 
-    seed: of the streams. window: attention nearer than this does not count outside the
-    questions. general_queries: positions of a text whose attention is looked at. templates,
-    tokens, facts: what the writer was given. base_sha256, data_sha256: of the inputs.
+    seed: of the streams. layers: those whose routers learn, rising. window: attention nearer than
+    this does not count outside the questions. general_queries: positions of a text whose attention
+    is looked at. templates, tokens, facts: what the writer was given. base_sha256, data_sha256: of
+    the inputs.
     """
 
     seed: int
+    layers: tuple[int, ...]
     window: int
     general_queries: int
     templates: str
@@ -49,7 +51,7 @@ class HarvestPlan:
 
 @dataclass(frozen=True)
 class Shard:
-    """The told text of one stream, n tokens, as all layers' heads saw it.
+    """The told text of one stream, n tokens, as the heads of the plan's layers saw it.
 
     k, v: [layers, kv_heads, n, head_dim] in the teacher's dtype. asked, general:
     [layers, kv_heads, n] fp32, see `LayerView`. tokens: int32 [n]. fact: int16 [n]. value: bool
@@ -98,7 +100,8 @@ def _view(teacher: LaLTE, writer: StreamWriter, plan: HarvestPlan, index: int) -
     # The first `window` positions have nothing far behind them.
     late = torch.randperm(max(told - plan.window, 0), generator=generator) + plan.window
     general = late[: plan.general_queries].sort().values
-    views = list(teach(teacher, stream.tokens, told, general, plan.window))
+    seen = teach(teacher, stream.tokens, told, general, plan.window)
+    views = [view for layer, view in enumerate(seen) if layer in plan.layers]
     return Shard(
         k=torch.stack([view.k for view in views]),
         v=torch.stack([view.v for view in views]),

@@ -69,12 +69,12 @@ def regression_loss(scores: torch.Tensor, targets: Targets) -> torch.Tensor:
 class ThresholdBank:
     """The running mean of exp(beta s) over ordinary tokens, per head, as its logarithm [heads]."""
 
-    def __init__(self, heads: int, decay: float, sharpness: float, ratio: float) -> None:
-        """`ratio`: N / B, ordinary tokens per slot."""
-        self.log_mean = torch.full((heads,), float("-inf"))
+    def __init__(self, decay: float, sharpness: float, ratio: torch.Tensor) -> None:
+        """`ratio`: N / B per head, ordinary tokens per slot, [heads]."""
+        self.log_mean = torch.full(ratio.shape, float("-inf"))
         self._decay = decay
         self._sharpness = sharpness
-        self._log_ratio = torch.tensor(ratio).log()
+        self._log_ratio = ratio.log()
 
     def threshold(self, scores: torch.Tensor, ordinary: torch.Tensor) -> torch.Tensor:
         """Take in one stream's scores [heads, n]; return Z [heads].

@@ -15,13 +15,14 @@ import torch
 from lalte.checkpoints.adapter import read_adapter, write_adapter
 from lalte.checkpoints.folder import STORED_DTYPE
 from lalte.checkpoints.load import load_model
+from lalte.config import LTEConfig
 from lalte.retrofit.calibration import calibrate
 from lalte.retrofit.corpus import read_corpus
 from lalte.retrofit.data import StreamShape, StreamWriter
 from lalte.retrofit.fit import SURVIVAL_LENGTHS, Fitting
 from lalte.retrofit.harvest import HarvestPlan, harvest, read_shard
 from lalte.retrofit.survival import survival
-from lalte.retrofit.templates import EVALUATION, TRAINING
+from lalte.retrofit.voices import EVALUATION_VOICES, TRAINING_VOICES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,10 +79,7 @@ def retrofit(config: RetrofitConfig, places: Places) -> Path:
     write_adapter(
         path, routers.export(STORED_DTYPE), loaded.manifest.provenance.source_sha256, _NOTE
     )
-    budget = max(routers.lte_layers[0][1].budgets)
-    measured = survival(
-        routers, (read_shard(path) for path in validation), budget, SURVIVAL_LENGTHS
-    )
+    measured = survival(routers, (read_shard(path) for path in validation), SURVIVAL_LENGTHS)
     result = {
         "adapter_sha256": read_adapter(path).sha256,
         "base": loaded.manifest.provenance.source,
@@ -110,10 +108,11 @@ def _harvest(loaded: LoadedModel, config: RetrofitConfig, places: Places, kind: 
     held_out = kind == "validation"
     streams: StreamsConfig = getattr(config.harvest, kind)
     corpus = read_corpus(places.data, config.held_out_books, held_out=held_out)
-    templates = TRAINING if kind == "training" else EVALUATION
+    voices = TRAINING_VOICES if kind == "training" else EVALUATION_VOICES
     plan = HarvestPlan(
         # The three kinds must not share streams.
         seed=config.seed + ("training", "validation", "ordinary").index(kind),
+        layers=tuple(i for i, x in enumerate(loaded.config.layers) if isinstance(x, LTEConfig)),
         window=loaded.config.token_window,
         general_queries=config.harvest.general_queries,
         templates="training" if kind == "training" else "evaluation",
@@ -124,7 +123,7 @@ def _harvest(loaded: LoadedModel, config: RetrofitConfig, places: Places, kind: 
     )
     writer = StreamWriter(
         corpus,
-        templates,
+        voices,
         loaded.tokenizer,
         loaded.turn_format,
         StreamShape(streams.tokens, streams.facts),

@@ -59,6 +59,11 @@ class HeadRouters(nn.Module):
         self.register_buffer("mean", torch.zeros(self.heads, self.sizes[0]))
         self.register_buffer("std", torch.ones(self.heads, self.sizes[0]))
 
+    def budgets(self) -> torch.Tensor:
+        """Retained tokens per head, [heads]."""
+        budgets = [budget for _, layer in self.lte_layers for budget in layer.budgets]
+        return torch.tensor(budgets, dtype=torch.float32)
+
     def forward(self, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Score n consecutive tokens; those before the first and behind the last count as zero.
 

@@ -38,7 +38,7 @@ class Survival:
 
 @torch.no_grad()
 def survival(
-    routers: HeadRouters, shards: Iterable[Shard], budget: int, lengths: Sequence[int]
+    routers: HeadRouters, shards: Iterable[Shard], lengths: Sequence[int]
 ) -> list[Survival]:
     """Measure the routers on shards that they were not fitted on."""
     scores, wanted, ordinary = [], [], []
@@ -56,8 +56,9 @@ def survival(
     retrieving = want.mean(dim=1).topk(min(_RETRIEVAL_HEADS, len(want))).indices
     results = []
     for tokens in lengths:
-        place = min(int(floor.shape[1] * budget / tokens), floor.shape[1] - 1)
-        alive = score > floor[:, place : place + 1]
+        share = (routers.budgets() / tokens).clamp_max(1)
+        place = (share * floor.shape[1]).long().clamp_max(floor.shape[1] - 1)
+        alive = score > floor.gather(1, place[:, None])
         lost = torch.zeros(len(retrieving), int(value.max()) + 1)
         lost.index_add_(1, value, (~alive[retrieving]).float())
         whole = (lost == 0)[:, torch.unique(value)]
