@@ -7,7 +7,7 @@ package; it imports nothing of ours.
 
 from lalte_kernels.gated_delta_rule import gated_delta_rule
 from lalte_kernels.null_attention import null_attention
-from lalte_kernels.retained_update import Leaving, Retained, retained_update
+from lalte_kernels.retained_update import retained_update
 from lalte_kernels.retained_visibility import retained_visibility
 from lalte_kernels.retention_score import Router, retention_score
 from lalte_kernels.rope import bounded_positions, rope
@@ -15,8 +15,6 @@ from lalte_kernels.short_conv import short_conv
 from lalte_kernels.sparse_attention import sparse_attention
 
 __all__ = [
-    "Leaving",
-    "Retained",
     "Router",
     "bounded_positions",
     "gated_delta_rule",

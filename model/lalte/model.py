@@ -18,8 +18,7 @@ of many lanes and batches everything.
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -112,25 +111,6 @@ class Backbone(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, device)
 
 
-class _Piece(NamedTuple):
-    """Rows [first, last) of a call's tokens: those that fall into one block."""
-
-    first: int
-    last: int
-    where: Where
-
-
-def _pieces(offset: int, count: int, chunk: int, device: torch.device) -> list[_Piece]:
-    """Cut `count` >= 1 tokens from `offset` on at block boundaries."""
-    end = offset + count
-    boundaries = range(offset - offset % chunk + chunk, end, chunk)
-    cuts = [offset, *boundaries, end]
-    return [
-        _Piece(a - offset, b - offset, Where.of([a - a % chunk], [a % chunk], b - a, device))
-        for a, b in pairwise(cuts)
-    ]
-
-
 class LaLTE(nn.Module):
     """A language model over fixed-size states. Inference only.
 
@@ -208,8 +188,9 @@ class LaLTE(nn.Module):
         where = Where.of(starts, filled, 1, tokens.device)
         view.slots.reserve(max(offsets) + 1)
         lanes = [view.lane(i) for i in range(view.lanes)]
-        for lane in lanes:
-            self._prepare(lane)
+        for lane, start in zip(lanes, starts, strict=True):
+            for index, block in enumerate(self._blocks()):
+                self._renew(block.attn, index, lane, start)
         for token, lane, rows in zip(tokens, lanes, filled, strict=True):
             lane.tokens[0, window + rows] = token
 
@@ -255,22 +236,18 @@ class LaLTE(nn.Module):
         if n == 0:
             return self.model.norm.weight.new_zeros(count, 0, self.config.hidden_size)
         chunk, window = self.config.chunk, self.config.token_window
-        pieces = [_pieces(lane.offsets[0], n, chunk, tokens.device) for lane in lanes]
         # Token ids from window before each lane's open block up to its last new token.
         history = []
         for row, lane in zip(tokens, lanes, strict=True):
             filled = lane.offsets[0] % chunk
             history.append(torch.cat([lane.tokens[0, : window + filled], row.to(torch.int32)]))
             lane.slots.reserve(lane.offsets[0] + n)
-            self._prepare(lane)
 
         x: torch.Tensor = self.model.embeddings(tokens.flatten())
         for index, block in enumerate(self._blocks()):
             inputs = [y.view(count, n, -1) for y in block.attn.project(block.attn_norm(x))]
             mixed = [
-                self._advance(
-                    block.attn, index, [y[i : i + 1] for y in inputs], lane, pieces[i], history[i]
-                )
+                self._advance(block.attn, index, tuple(y[i] for y in inputs), lane, history[i])
                 for i, lane in enumerate(lanes)
             ]
             x = block.finish(x, torch.cat(mixed))
@@ -290,31 +267,57 @@ class LaLTE(nn.Module):
         self,
         mixer: Mixer[Any],
         index: int,
-        inputs: list[torch.Tensor],
+        inputs: tuple[torch.Tensor, ...],
         lane: StateView,
-        pieces: list[_Piece],
         history: torch.Tensor,
     ) -> torch.Tensor:
-        """Take one lane's rows through one mixer, block by block. Returns [n, features]."""
+        """Take one lane's rows through a mixer: the open block, whole blocks, what is left.
+
+        inputs: [n, features] each. history: token ids from `token_window` before the open block up
+        to the last new one. Returns [n, features].
+        """
         chunk, window = self.config.chunk, self.config.token_window
         state = lane.layer(index)
-        first_start = pieces[0].where.starts[0]
-        mixed = []
-        for first, last, where in pieces:
-            rows = tuple(y[:, first:last] for y in inputs)
+        offset, n = lane.offsets[0], inputs[0].shape[0]
+        begin = offset - offset % chunk  # of the block that is open
+        mixed, done = [], 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            at = offset + done
+            start = at - at % chunk
+            self._renew(mixer, index, lane, start)
+            where = Where.of([start], [at % chunk], count, history.device)
+            rows = tuple(x[None, done : done + count] for x in inputs)
             mixed.append(mixer.advance(rows, state, where)[0])
-            if where.filled[0] + last - first == chunk:
-                start = where.starts[0]
-                oldest = start - first_start
+            done += count
+            if at % chunk + count == chunk:
+                oldest = start - begin
                 mixer.roll(state, start, history[oldest : oldest + window + chunk])
+
+        if offset > begin:
+            advance(min(begin + chunk - offset, n))
+        blocks = (n - done) // chunk
+        if blocks:
+            start, last = offset + done, done + blocks * chunk
+            if mixer.absorb_uses_scratch:
+                self._renew(mixer, index, lane, start)
+            else:
+                lane.stale.add(index)
+            rows = tuple(x[done:last] for x in inputs)
+            oldest = start - begin
+            recent = history[oldest : oldest + window + blocks * chunk]
+            mixed.append(mixer.absorb(rows, state, start, recent, blocks))
+            done = last
+        if done < n:
+            advance(n - done)
         return torch.cat(mixed)
 
-    def _prepare(self, lane: StateView) -> None:
-        """Renew the scratch tensors of a slot that was just loaded."""
-        if not lane.slots.scratch_valid[lane.first]:
-            for index, block in enumerate(self._blocks()):
-                block.attn.prepare(lane.layer(index), lane.offsets[0])
-            lane.slots.scratch_valid[lane.first] = True
+    def _renew(self, mixer: Mixer[Any], index: int, lane: StateView, start: int) -> None:
+        """Prepare a layer's scratch tensors at the block's start, if they are stale."""
+        if index in lane.stale:
+            mixer.prepare(lane.layer(index), start)
+            lane.stale.remove(index)
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.model.layers if isinstance(block, Block)]

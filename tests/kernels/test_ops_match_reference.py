@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from lalte_kernels import Leaving, Retained, Router
+from lalte_kernels import Router
 from lalte_kernels.gated_delta_rule import cpu as delta_cpu
 from lalte_kernels.gated_delta_rule import reference as delta_reference
+from lalte_kernels.products import product_of_bf16
 from lalte_kernels.retained_update import cpu as update_cpu
 from lalte_kernels.retained_update import reference as update_reference
 from lalte_kernels.retained_visibility import cpu as visibility_cpu
@@ -121,6 +122,16 @@ def test_retention_score_is_the_convolution_stack(dtype):
     inside = score_cpu.retention_score(k[:, 10:35], v[:, 10:35], router, 10)
     close(inside, score_reference.retention_score(k[:, 10:35], v[:, 10:35], router, 10))
     close(inside, whole[:, 16:29])
+    assert torch.equal(
+        torch.cat(
+            [
+                score_cpu.retention_score(k[:, a : a + 17], v[:, a : a + 17], router, a)
+                for a in (0, 5, 10)
+            ],
+            dim=1,
+        ),
+        score_cpu.retention_score(k[:, :27], v[:, :27], router, 0, block=5),
+    )
 
 
 @pytest.mark.parametrize("score", [score_cpu, score_reference])
@@ -180,20 +191,50 @@ def test_sparse_attention_sees_only_the_visible(n, dtype):
     close(attention_cpu.sparse_attention(q, k, v, visible), expected)
 
 
+@pytest.mark.parametrize("attention", [attention_cpu, attention_reference])
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("n", [1, 8])
+def test_sparse_attention_takes_what_is_seen_of_earlier_keys_apart(n, dtype, attention):
+    q = torch.randn(2, 3, 2, n, 8, dtype=dtype)
+    k, v = torch.randn(2, 2, 3, 20, 8, dtype=dtype)
+    visible = torch.ones(2, 3, n, 20, dtype=torch.bool)
+    visible[..., 14:] = torch.rand(n, 6) < 0.4
+    expected = attention.sparse_attention(q, k, v, visible)
+    close(attention.sparse_attention(q, k, v, visible[0, 0, :, 14:]), expected)
+    visible[..., :14] = torch.rand(2, 3, 1, 14) < 0.5
+    visible[..., 5] = True
+    expected = attention_reference.sparse_attention(q, k, v, visible)
+    actual = attention.sparse_attention(q, k, v, visible[..., 14:], visible[:, :, 0, :14])
+    close(actual, expected)
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_sparse_attention_takes_wide_queries_and_keys_as_bf16(n):
+    q, k = torch.randn(2, 3, 2, n, 16), torch.randn(2, 3, 20, 16)
+    v = torch.randn(2, 3, 20, 16).to(torch.bfloat16)
+    visible = torch.ones(n, 20, dtype=torch.bool)
+    expected = attention_reference.sparse_attention(q, k, v, visible)
+    close(attention_cpu.sparse_attention(q, k, v, visible), expected)
+
+
+def test_products_of_bf16_numbers_are_exact_and_leave_the_setting_as_it_was():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    a, b = (torch.randn(3, 48, 64).to(torch.bfloat16).float() for _ in range(2))
+    torch.testing.assert_close(product_of_bf16(a, b.mT), a @ b.mT, atol=1e-4, rtol=1e-5)
+    with pytest.raises(RuntimeError):
+        product_of_bf16(a, b)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
 @st.composite
 def evictions(draw):
-    """A retained buffer, a block that leaves the window, budgets: with many equal logits."""
+    """A retained buffer, blocks that leave the window, budgets: with many equal logits."""
     heads, rows = 2, draw(st.integers(1, 7))
     start = draw(st.integers(-6, 40))
-    n = draw(st.integers(1, 9))
-    logit = st.sampled_from([-1.0, 0.0, 0.5, 0.5, 1.0, 2.0])
-    kept = Retained(
-        torch.randn(heads, rows, 4),
-        torch.randn(heads, rows, 4),
-        torch.zeros(heads, rows),
-        torch.full((heads, rows), -1),
-        torch.randint(0, 99, (heads, rows), dtype=torch.int32),
-    )
+    block = draw(st.integers(1, 4))
+    n = block * draw(st.integers(1, 5))
+    logits = st.sampled_from([-1.0, 0.0, 0.5, 0.5, 1.0, 2.0])
+    logit, position = torch.zeros(heads, rows), torch.full((heads, rows), -1)
     sinks = draw(st.integers(0, 5))
     budgets = []
     for head in range(heads):
@@ -202,52 +243,52 @@ def evictions(draw):
             st.sets(st.integers(0, max(start - 1, 0)), max_size=budget if start > 0 else 0)
         )
         for row, at in enumerate(sorted(older)):
-            kept.position[head, row] = at
-            kept.logit[head, row] = draw(logit) if at < sinks else draw(st.sampled_from([0.5, 1.0]))
+            position[head, row] = at
+            logit[head, row] = draw(logits if at < sinks else st.sampled_from([0.5, 1.0]))
         budgets.append(budget)
-    unused = kept.position < 0
-    kept.key[unused], kept.value[unused], kept.token[unused] = 0, 0, 0
-    leaving = Leaving(
-        torch.randn(heads, n, 4),
-        torch.randn(heads, n, 4),
-        torch.tensor([[draw(logit) for _ in range(n)] for _ in range(heads)]),
-        torch.randint(0, 99, (n,), dtype=torch.int32),
-        start,
-    )
-    return kept, leaving, torch.tensor(budgets), sinks
+    leaving = torch.tensor([[draw(logits) for _ in range(n)] for _ in range(heads)])
+    return logit, position, leaving, start, torch.tensor(budgets), sinks, block
 
 
 @given(evictions())
 @settings(max_examples=200, deadline=None)
 def test_sorted_eviction_is_the_online_rule(case):
     actual = update_cpu.retained_update(*case)
-    expected = update_reference.retained_update(*case)
-    for name, a, b in zip(Retained._fields, actual, expected, strict=True):
-        assert torch.equal(a, b), name
+    assert torch.equal(actual, update_reference.retained_update(*case))
 
 
 @given(evictions(), st.data())
 @settings(max_examples=100, deadline=None)
-def test_eviction_does_not_depend_on_how_the_block_is_cut(case, data):
-    kept, leaving, budgets, sinks = case
-    cut = data.draw(st.integers(0, leaving.key.shape[1]))
-    first = Leaving(*(x[:, :cut] for x in leaving[:3]), leaving.token[:cut], leaving.first_position)
-    second = Leaving(
-        *(x[:, cut:] for x in leaving[:3]), leaving.token[cut:], leaving.first_position + cut
-    )
-    halves = update_cpu.retained_update(
-        update_cpu.retained_update(kept, first, budgets, sinks), second, budgets, sinks
-    )
-    for a, b in zip(halves, update_cpu.retained_update(*case), strict=True):
-        assert torch.equal(a, b)
+def test_eviction_does_not_depend_on_how_the_blocks_are_cut(case, data):
+    logit, position, leaving, start, budgets, sinks, block = case
+    whole = update_cpu.retained_update(*case)
+    each = update_cpu.retained_update(logit, position, leaving, start, budgets, sinks, 1)
+    assert torch.equal(whole, each[block - 1 :: block])
+
+    # Go on from what is held after some block, as a later call would.
+    done = data.draw(st.integers(1, len(whole)))
+    heads, n = leaving.shape
+    arriving = torch.arange(start, start + n).expand(heads, n)
+    all_logit = torch.cat([torch.zeros(heads, 1), logit, leaving], dim=1)
+    all_position = torch.cat([torch.full((heads, 1), -1), position, arriving], dim=1)
+    held = whole[done - 1]
+    now = all_logit.gather(1, held), all_position.gather(1, held)
+    cut = done * block
+    if cut == n:
+        return
+    later = update_cpu.retained_update(*now, leaving[:, cut:], start + cut, budgets, sinks, block)
+    rest_position = torch.cat([torch.full((heads, 1), -1), now[1], arriving[:, cut:]], dim=1)
+    for number, rows in enumerate(later):
+        expected = all_position.gather(1, whole[done + number])
+        assert torch.equal(rest_position.gather(1, rows), expected)
 
 
 @given(evictions(), st.integers(0, 5))
 @settings(max_examples=150, deadline=None)
 def test_visible_sets_are_the_online_rule_at_each_query(case, extra):
-    kept, leaving, budgets, sinks = case
-    window = leaving.key.shape[1] + extra
-    start = leaving.first_position + window
-    args = (kept.logit, kept.position, leaving.logit, window, start, budgets, sinks)
+    logit, position, leaving, first_leaving, budgets, sinks, _ = case
+    window = leaving.shape[1] + extra
+    start = first_leaving + window
+    args = (logit, position, leaving, window, start, budgets, sinks)
     actual = visibility_cpu.retained_visibility(*args)
     assert torch.equal(actual, visibility_reference.retained_visibility(*args))

@@ -1,49 +1,43 @@
-"""All heads and tokens at once: sort the candidates, keep the best, put them back in age order."""
+"""All heads, tokens and blocks at once: one sort by rank, then counts along it.
+
+In order of rank, a token is held after a block if it is decided by then and fewer than `budget`
+decided ones stand before it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from lalte_kernels.retained_update.buffer import Retained
-from lalte_kernels.retained_update.rank import ranks, worth_keeping
-
-if TYPE_CHECKING:
-    from lalte_kernels.retained_update.buffer import Leaving
+from lalte_kernels.retained_update.rank import order_by_rank, worth_keeping
 
 
 def retained_update(
-    kept: Retained, leaving: Leaving, budgets: torch.Tensor, sinks: int
-) -> Retained:
-    heads, rows = kept.position.shape
-    n = leaving.key.shape[1]
-    position = torch.arange(n, dtype=torch.int64, device=kept.key.device) + leaving.first_position
-    candidates = Retained(
-        torch.cat([kept.key, leaving.key], dim=1),
-        torch.cat([kept.value, leaving.value], dim=1),
-        torch.cat([kept.logit, leaving.logit], dim=1),
-        torch.cat([kept.position, position.expand(heads, n)], dim=1),
-        torch.cat([kept.token, leaving.token.expand(heads, n)], dim=1),
-    )
-    stays = worth_keeping(candidates.logit, candidates.position, sinks)
-    stays &= ranks(candidates.logit, candidates.position, sinks) < budgets[:, None]
+    logit: torch.Tensor,
+    position: torch.Tensor,
+    leaving_logit: torch.Tensor,
+    first_position: int,
+    budgets: torch.Tensor,
+    sinks: int,
+    block: int,
+) -> torch.Tensor:
+    heads, rows = position.shape
+    n = leaving_logit.shape[1]
+    blocks, total = n // block, rows + n
+    device = logit.device
+    leaving = torch.arange(n, device=device)
+    logit = torch.cat([logit, leaving_logit], dim=1)
+    position = torch.cat([position, (leaving + first_position).expand(heads, n)], dim=1)
+    decided_in = torch.cat([leaving.new_zeros(rows), leaving // block])
 
-    # Survivors first, and a stable sort leaves them in age order.
-    chosen = stays.sort(dim=-1, descending=True, stable=True).indices[:, :rows]
-    used = stays.gather(1, chosen)
+    order = order_by_rank(logit, position, sinks)
+    worth = worth_keeping(logit, position, sinks).gather(1, order)
+    by_then = torch.arange(blocks, device=device)[:, None, None]
+    decided = worth & (decided_in[order] <= by_then)
+    held = decided & (decided.cumsum(dim=-1) <= budgets[:, None])
 
-    def take(x: torch.Tensor) -> torch.Tensor:
-        return x.gather(1, chosen).masked_fill(~used, 0)
-
-    def take_rows(x: torch.Tensor) -> torch.Tensor:
-        index = chosen[..., None].expand(-1, -1, x.shape[-1])
-        return x.gather(1, index).masked_fill(~used[..., None], 0)
-
-    return Retained(
-        take_rows(candidates.key),
-        take_rows(candidates.value),
-        take(candidates.logit),
-        candidates.position.gather(1, chosen).masked_fill(~used, -1),
-        take(candidates.token),
-    )
+    # Back to age order; the held ones then stand in their places, all others in one place behind.
+    held = torch.empty_like(held).scatter_(-1, order.expand(blocks, heads, total), held)
+    place = (held.cumsum(dim=-1) - 1).masked_fill_(~held, rows)
+    candidates = torch.arange(1, total + 1, device=device).expand(blocks, heads, total)
+    result = place.new_zeros(blocks, heads, rows + 1).scatter_(-1, place, candidates)
+    return result[..., :rows]

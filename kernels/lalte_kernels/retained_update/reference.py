@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 
-from lalte_kernels.retained_update.buffer import Retained
 
-if TYPE_CHECKING:
-    from lalte_kernels.retained_update.buffer import Leaving
+class _Token(NamedTuple):
+    row: int  # of [one empty row | retained | leaving]
+    position: int
+    logit: float
 
 
 def retained_update(
-    kept: Retained, leaving: Leaving, budgets: torch.Tensor, sinks: int
-) -> Retained:
-    result = Retained(*(torch.zeros_like(x) for x in kept))
-    result.position.fill_(-1)
-    for head in range(kept.key.shape[0]):
-        budget = int(budgets[head])
-        rows: list[tuple[torch.Tensor, ...]] = [
-            tuple(x[head, row] for x in kept)
-            for row in range(kept.key.shape[1])
-            if kept.position[head, row] >= 0
+    logit: torch.Tensor,
+    position: torch.Tensor,
+    leaving_logit: torch.Tensor,
+    first_position: int,
+    budgets: torch.Tensor,
+    sinks: int,
+    block: int,
+) -> torch.Tensor:
+    heads, rows = position.shape
+    n = leaving_logit.shape[1]
+    result = torch.zeros(n // block, heads, rows, dtype=torch.int64, device=logit.device)
+    for head in range(heads):
+        held = [
+            _Token(1 + row, int(position[head, row]), float(logit[head, row]))
+            for row in range(rows)
+            if position[head, row] >= 0
         ]
-        for n in range(leaving.key.shape[1]):
-            position = torch.tensor(leaving.first_position + n)
-            worth = position < sinks or leaving.logit[head, n] > 0
-            if position < 0 or not worth:
-                continue
-            token = leaving.token[n]
-            rows.append(
-                (
-                    leaving.key[head, n],
-                    leaving.value[head, n],
-                    leaving.logit[head, n],
-                    position,
-                    token,
-                )
-            )
-            if len(rows) > budget:
-                lowest = min(range(len(rows)), key=lambda i: _rank(rows[i], sinks))
-                del rows[lowest]
-        for row, values in enumerate(rows):
-            for target, value in zip(result, values, strict=True):
-                target[head, row] = value
+        for i in range(n):
+            token = _Token(1 + rows + i, first_position + i, float(leaving_logit[head, i]))
+            if token.position >= 0 and (token.position < sinks or token.logit > 0):
+                held.append(token)
+                if len(held) > int(budgets[head]):
+                    held.remove(min(held, key=lambda one: _rank(one, sinks)))
+            if (i + 1) % block == 0:
+                kept = torch.tensor([one.row for one in held], dtype=torch.int64)
+                result[i // block, head, : len(held)] = kept
     return result
 
 
-def _rank(row: tuple[torch.Tensor, ...], sinks: int) -> tuple[bool, float, int]:
+def _rank(token: _Token, sinks: int) -> tuple[bool, float, int]:
     """Greater is better. Sinks are compared by age alone."""
-    _, _, logit, position, _ = row
-    sink = int(position) < sinks
-    return sink, 0.0 if sink else float(logit), -int(position)
+    sink = token.position < sinks
+    return sink, 0.0 if sink else token.logit, -token.position

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from lalte_kernels.retained_update.buffer import Leaving, Retained
 from lalte_kernels.retained_update.reference import retained_update
 
 
@@ -20,25 +19,17 @@ def retained_visibility(
     heads, rows = position.shape
     n = leaving_logit.shape[1]
     visible = torch.zeros(heads, n, rows + window, dtype=torch.bool, device=logit.device)
-    nothing = torch.zeros(heads, rows, 0, device=logit.device)
-    token = torch.zeros(heads, rows, dtype=torch.int32, device=logit.device)
-    kept = Retained(nothing, nothing, logit, position, token)
+    decided = retained_update(logit, position, leaving_logit, start - window, budgets, sinks, 1)
     for query in range(n):
-        leaving = Leaving(
-            nothing[:, :1].expand(heads, query, 0),
-            nothing[:, :1].expand(heads, query, 0),
-            leaving_logit[:, :query],
-            token[0, :1].expand(query),
-            start - window,
-        )
-        alive = retained_update(kept, leaving, budgets, sinks).position
         for head in range(heads):
-            held = set(alive[head].tolist())
+            # Rows of [one empty row | retained | leaving], the leaving being the window's first.
+            at_first = range(1, 1 + int((position[head] >= 0).sum()))
+            held = set(decided[query - 1, head].tolist()) if query else set(at_first)
             for row in range(rows):
-                at = int(position[head, row])
-                visible[head, query, row] = at >= 0 and at in held
+                visible[head, query, row] = 1 + row in held
             for row in range(window):
                 at = start - window + row
                 in_window = at >= start + query - window
-                visible[head, query, rows + row] = at >= 0 and (in_window or at in held)
+                alive = in_window or 1 + rows + row in held
+                visible[head, query, rows + row] = at >= 0 and alive
     return visible

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 
 def retention_score(
-    k: torch.Tensor, v: torch.Tensor, router: Router, first_position: int
+    k: torch.Tensor,
+    v: torch.Tensor,
+    router: Router,
+    first_position: int,
+    block: int | None = None,  # noqa: ARG001 - which rows are computed together means nothing
 ) -> torch.Tensor:
     compute = torch.float64 if k.dtype == torch.float64 else torch.float32
     heads = k.shape[0]

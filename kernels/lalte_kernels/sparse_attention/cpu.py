@@ -1,24 +1,75 @@
-"""torch's fused attention; the queries that share a KV head stand as rows of one matrix."""
+"""Many bf16 queries as two matrix products around a softmax; the rest as torch's fused attention.
+
+The queries that share a KV head stand as rows of one matrix. On CPUs torch's fused attention runs
+bf16 at less than half the speed of the two products. Scores stay fp32 in both.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import torch
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    import torch
+from lalte_kernels.products import product_of_bf16
+
+HIDDEN = 1e30  # beyond any score, and finite in bf16
 
 
 def sparse_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.Tensor
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    visible: torch.Tensor,
+    earlier: torch.Tensor | None = None,
+) -> torch.Tensor:
+    if v.dtype == torch.bfloat16 and q.shape[3] > 1:
+        return _products(q, k, v, visible, earlier)
+    return _fused(q.to(v.dtype), k.to(v.dtype), v, visible, earlier)
+
+
+def _products(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    visible: torch.Tensor,
+    earlier: torch.Tensor | None,
 ) -> torch.Tensor:
     batch, heads, group, n, d = q.shape
-    mask = visible.expand(batch, heads, n, k.shape[2])[:, :, None].expand(-1, -1, group, -1, -1)
+    keys = k.shape[2]
+    queries = (q.float() * d**-0.5).reshape(batch * heads, group * n, d)
+    scores = product_of_bf16(queries, k.float().reshape(batch * heads, keys, d).mT)
+    by_query = scores.view(batch, heads, group, n, keys)
+    before = keys - visible.shape[-1]
+    by_query[..., before:] += _bias(visible)[..., None, :, :]
+    if earlier is not None:
+        by_query[..., :before] += _bias(earlier)[..., None, None, :]
+    weights = scores.softmax(dim=-1).to(v.dtype)
+    return torch.bmm(weights, v.reshape(batch * heads, keys, d)).view(q.shape)
+
+
+def _fused(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    visible: torch.Tensor,
+    earlier: torch.Tensor | None,
+) -> torch.Tensor:
+    batch, heads, group, n, d = q.shape
+    keys = k.shape[2]
+    before = keys - visible.shape[-1]
+    bias = torch.zeros(batch, heads, n, keys, dtype=v.dtype, device=v.device)
+    bias[..., before:] = _bias(visible)
+    if earlier is not None:
+        bias[..., :before] = _bias(earlier)[..., None, :]
     out = functional.scaled_dot_product_attention(
         q.reshape(batch, heads, group * n, d),
         k,
         v,
-        attn_mask=mask.reshape(batch, heads, group * n, k.shape[2]),
+        attn_mask=bias[:, :, None].expand(-1, -1, group, -1, -1).reshape(batch, heads, -1, keys),
     )
     return out.reshape(q.shape)
+
+
+def _bias(visible: torch.Tensor) -> torch.Tensor:
+    """What is added to the scores: nothing, or so little that the softmax gives zero."""
+    # Several times as fast as filling by a mask.
+    return (visible.float() - 1) * HIDDEN

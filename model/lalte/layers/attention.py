@@ -55,14 +55,21 @@ class Attention(Mixer[State]):
         out: torch.Tensor = self.o_proj(mixed)
         return out
 
+    def split_heads(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Return q [lanes, kv_heads, group, n, d], k and v [lanes, kv_heads, n, d], before RoPE.
+
+        inputs: what `project` returned, each [lanes, n, features].
+        """
+        lanes, n = inputs[0].shape[:2]
+        d = self.head_dim
+        q = inputs[0].reshape(lanes, n, self.kv_heads, -1, d).permute(0, 2, 3, 1, 4)
+        k, v = (x.reshape(lanes, n, self.kv_heads, d).transpose(1, 2) for x in inputs[1:])
+        return q, k, v
+
     def advance(self, inputs: tuple[torch.Tensor, ...], state: State, where: Where) -> torch.Tensor:
         assert isinstance(state, LTEState | SWAState | FullState)  # noqa: S101 - for the checker
         lanes, n = inputs[0].shape[:2]
-        d, group = self.head_dim, self.heads // self.kv_heads
-        q = inputs[0].reshape(lanes, n, self.kv_heads, group, d).permute(0, 2, 3, 1, 4)
-        k = inputs[1].reshape(lanes, n, self.kv_heads, d).transpose(1, 2)
-        v = inputs[2].reshape(lanes, n, self.kv_heads, d).transpose(1, 2)
-
+        q, k, v = self.split_heads(inputs)
         turned_k = rope(k, where.relative[:, None], self.theta)
         turned_q = rope(q, where.relative[:, None, None], self.theta)
         for lane, block in enumerate(self.block_rows(where.starts)):
@@ -76,7 +83,7 @@ class Attention(Mixer[State]):
         mixed = sparse_attention(
             turned_q, state.rotated[:, :, :keys], state.value[:, :, :keys], visible
         )
-        return mixed.permute(0, 3, 1, 2, 4).reshape(lanes, n, self.heads * d)
+        return mixed.permute(0, 3, 1, 2, 4).reshape(lanes, n, -1)
 
 
 def column(values: list[int], device: torch.device) -> torch.Tensor:

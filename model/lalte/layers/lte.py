@@ -8,23 +8,22 @@ depends on attention inside the block, nor on how the block was cut.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
 
 from lalte.config import ROUTER_LAYERS
-from lalte.layers.attention import Attention, shift_window
-from lalte.state.tensors import LTEState, budget_rows
+from lalte.layers.attention import Attention
+from lalte.state.tensors import LTEState, budget_rows, compute_dtype
 from lalte_kernels import (
-    Leaving,
-    Retained,
     Router,
     bounded_positions,
     retained_update,
     retained_visibility,
     retention_score,
     rope,
+    sparse_attention,
 )
 
 if TYPE_CHECKING:
@@ -82,8 +81,26 @@ class RouterModule(nn.Module):
         )
 
 
+class _Stream(NamedTuple):
+    """Rows [one empty row | retained | window | n new ones] of one slot.
+
+    key (before RoPE), value: [kv_heads, 1 + B + w + n, d]. logit, position (int64), token (int32):
+    [kv_heads, 1 + B + n], of the rows that may be retained: all but the last w.
+    start: position of the first new row.
+    """
+
+    key: torch.Tensor
+    value: torch.Tensor
+    logit: torch.Tensor
+    position: torch.Tensor
+    token: torch.Tensor
+    start: int
+
+
 class LTEAttention(Attention[LTEState]):
     """See the module's text. B is the largest budget of the layer's heads."""
+
+    absorb_uses_scratch = False
 
     def __init__(
         self, config: ModelConfig, layer: LTEConfig, dtype: torch.dtype, device: torch.device
@@ -93,7 +110,6 @@ class LTEAttention(Attention[LTEState]):
         self.window = layer.window
         self.reach = layer.reach
         self.sinks = layer.sinks
-        self.token_window = config.token_window
         self.evicts_each_token = config.eviction_grid == "token"
         self.span = config.position_span if config.positions == "bounded" else None
         self.budgets = torch.tensor(layer.budgets, dtype=torch.int64, device=device)
@@ -103,80 +119,216 @@ class LTEAttention(Attention[LTEState]):
         return [self.kept + self.window] * len(starts)
 
     def visible(self, state: LTEState, where: Where) -> torch.Tensor:
-        device = state.key.device
         lanes, n = where.relative.shape
-        in_block = torch.arange(self.chunk, device=device) <= where.relative[:, None, :, None]
         if self.evicts_each_token:
-            lane = torch.arange(lanes, device=device)[:, None]
+            lane = torch.arange(lanes, device=state.key.device)[:, None]
             past = state.visible[lane, :, where.relative].transpose(1, 2)
         else:
             past = state.visible.expand(-1, -1, n, -1)
+        in_block = self._causal(where.relative)[:, None]
         return torch.cat([past, in_block.expand(-1, self.kv_heads, -1, -1)], dim=-1)
 
-    def roll(self, state: LTEState, start: int, tokens: torch.Tensor) -> None:
-        leaves = slice(self.kept, self.kept + self.chunk)
-        oldest = self.token_window - self.window  # in `tokens`, the window's first
-        update = retained_update(
-            Retained(
-                state.key[0, :, : self.kept],
-                state.value[0, :, : self.kept],
-                state.logit[0],
-                state.position[0],
-                state.token[0],
-            ),
-            Leaving(
-                state.key[0, :, leaves],
-                state.value[0, :, leaves],
-                state.ready[0, :, : self.chunk],
-                tokens[oldest : oldest + self.chunk],
-                start - self.window,
-            ),
-            self.budgets,
-            self.sinks,
+    def absorb(
+        self,
+        inputs: tuple[torch.Tensor, ...],
+        state: LTEState,
+        start: int,
+        tokens: torch.Tensor,
+        blocks: int,
+    ) -> torch.Tensor:
+        """See Mixer. What stays at each boundary is known before any block is attended to."""
+        past, n = self.kept + self.window, inputs[0].shape[0]
+        q, k, v = (x[0] for x in self.split_heads(tuple(x[None] for x in inputs)))
+        key = torch.cat([state.key[0, :, :past], k], dim=1)
+        value = torch.cat([state.value[0, :, :past], v], dim=1)
+        # From the first row that the persisted logits do not cover, with the router's margin.
+        scored = slice(self.kept, self.kept + n + 2 * self.reach)
+        logit = torch.cat(
+            [
+                state.ready[0, :, : self.reach],
+                self.score(key[:, scored], value[:, scored], start - self.window),
+            ],
+            dim=1,
         )
-        state.key[0, :, : self.kept] = update.key
-        state.value[0, :, : self.kept] = update.value
-        state.logit[0], state.position[0], state.token[0] = update[2:]
-        shift_window(state.key, self.kept, self.window, self.chunk)
-        shift_window(state.value, self.kept, self.window, self.chunk)
+        stream = self._lay_out(state, key, value, logit[:, :n], tokens, start)
+        rows = self._decide(state, stream, blocks)
+
+        starts = torch.arange(blocks + 1, device=key.device)[:, None, None] * self.chunk + start
+        position = stream.position.expand(blocks + 1, -1, -1).gather(-1, rows)
+        stand = self._stand(position - starts)
+        in_block = torch.arange(self.chunk, device=key.device)
+        q = rope(q.to(compute_dtype(q.dtype)), in_block.repeat(blocks), self.theta)
+        all_used = (position >= 0).flatten(1).all(dim=-1).tolist()
+        mixed = []
+        for number, queries in enumerate(torch.split(q, self.chunk, dim=-2)):
+            keys, values = self._gather(stream, rows[number], stand[number], number)
+            visible, earlier = self._causal(in_block), None
+            if self.evicts_each_token:
+                seen = self._see_each(stream, rows[number], position[number], number)
+                visible = torch.cat([seen, visible.expand(self.kv_heads, -1, -1)], dim=-1)
+            elif not all_used[number] or start + number * self.chunk < self.window:
+                earlier = self._see(position[number], start + number * self.chunk)
+            out = sparse_attention(queries[None], keys[None], values[None], visible, earlier)
+            mixed.append(out[0].permute(2, 0, 1, 3).reshape(self.chunk, -1))
+        self._commit(state, stream, rows[-1])
+        state.ready[0, :, : self.reach] = logit[:, n:]
+        return torch.cat(mixed)
+
+    def roll(self, state: LTEState, start: int, tokens: torch.Tensor) -> None:
+        logit = state.ready[0, :, : self.chunk]
+        stream = self._lay_out(state, state.key[0], state.value[0], logit, tokens, start)
+        self._commit(state, stream, self._decide(state, stream, 1)[-1])
         state.ready[0, :, : self.reach] = state.ready[0, :, self.chunk :].clone()
         self.prepare(state, start + self.chunk)
 
     def prepare(self, state: LTEState, start: int) -> None:
         self._score(state, start)
-        self._see(state, start)
         position = state.position[0]
-        if self.span is not None:
-            position = bounded_positions(position, start, self.span)
-        past = self.kept + self.window
-        window = torch.arange(-self.window, 0, device=position.device).expand(self.kv_heads, -1)
-        # Unused rows are turned too, by an angle that does not matter: they are zero and hidden.
-        relative = torch.cat([position - start, window], dim=-1)
-        state.rotated[0, :, :past] = rope(state.key[0, :, :past], relative, self.theta)
-
-    def _score(self, state: LTEState, start: int) -> None:
-        """Complete the logits of tokens t - w .. t - w + C + reach - 1, from the window."""
-        rows = slice(self.kept, self.kept + self.chunk + 2 * self.reach)
-        first = start - self.window
-        state.ready[0, :, self.reach :] = retention_score(
-            state.key[0, :, rows], state.value[0, :, rows], self.router.weights(), first
-        )
-        # Scores of the zero padding mean nothing, and what means nothing is stored as zero.
-        state.ready[0, :, : max(-first, 0)] = 0
-
-    def _see(self, state: LTEState, start: int) -> None:
-        """Fill `visible`: what each query of the block sees of [retained | window]."""
         if self.evicts_each_token:
             state.visible[0] = retained_visibility(
                 state.logit[0],
-                state.position[0],
+                position,
                 state.ready[0, :, : self.chunk],
                 self.window,
                 start,
                 self.budgets,
                 self.sinks,
             )
-            return
-        window = torch.arange(start - self.window, start, device=state.key.device) >= 0
-        state.visible[0, :, 0, : self.kept] = state.position[0] >= 0
-        state.visible[0, :, 0, self.kept :] = window
+        else:
+            state.visible[0, :, 0] = self._see(position, start)
+        past = self.kept + self.window
+        # Unused rows are turned too, by an angle that does not matter: they are zero and hidden.
+        stand = torch.cat([self._stand(position - start), self._window_stand(position)], dim=-1)
+        state.rotated[0, :, :past] = rope(state.key[0, :, :past], stand, self.theta)
+
+    def score(self, key: torch.Tensor, value: torch.Tensor, first: int) -> torch.Tensor:
+        """Logits of consecutive tokens, all but `reach` of them on each side.
+
+        key (before RoPE), value: [kv_heads, m * C + 2 * reach, d], the first row at position
+        `first`. Returns [kv_heads, m * C], fp32 or fp64.
+        """
+        logit = retention_score(key, value, self.router.weights(), first, self.chunk)
+        # Scores of the zero padding mean nothing, and what means nothing is stored as zero.
+        logit[:, : max(-first - self.reach, 0)] = 0
+        return logit
+
+    def _score(self, state: LTEState, start: int) -> None:
+        """Complete the logits of tokens t - w .. t - w + C + reach - 1, from the window."""
+        rows = slice(self.kept, self.kept + self.chunk + 2 * self.reach)
+        state.ready[0, :, self.reach :] = self.score(
+            state.key[0, :, rows], state.value[0, :, rows], start - self.window
+        )
+
+    def _lay_out(
+        self,
+        state: LTEState,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        logit: torch.Tensor,
+        tokens: torch.Tensor,
+        start: int,
+    ) -> _Stream:
+        """Return the rows of `state`, as _Stream says, with n new tokens.
+
+        key, value: [retained | window | new]. logit: [kv_heads, n], of the n oldest of window and
+        new. tokens: ids up to the last new one's.
+        """
+        n = logit.shape[1]
+        first = tokens.shape[0] - n - self.window
+        position = torch.arange(n, device=key.device) + (start - self.window)
+        leaving = (logit, position, tokens[first : first + n])
+        held = (state.logit[0], state.position[0], state.token[0])
+        empty = (0, -1, 0)
+        columns = [
+            torch.cat([old.new_full((self.kv_heads, 1), of_none), old, new.expand(len(old), n)], 1)
+            for old, new, of_none in zip(held, leaving, empty, strict=True)
+        ]
+        return _Stream(_pad(key), _pad(value), columns[0], columns[1], columns[2], start)
+
+    def _decide(self, state: LTEState, stream: _Stream, blocks: int) -> torch.Tensor:
+        """Return the stream's rows that are retained at each boundary, the first one included.
+
+        int64 [blocks + 1, kv_heads, B], oldest first, 0 where a row is unused.
+        """
+        position = state.position[0]
+        now = torch.arange(1, self.kept + 1, device=position.device) * (position >= 0)
+        later = retained_update(
+            state.logit[0],
+            position,
+            stream.logit[:, 1 + self.kept :],
+            stream.start - self.window,
+            self.budgets,
+            self.sinks,
+            self.chunk,
+        )
+        return torch.cat([now[None], later[:blocks]])
+
+    def _commit(self, state: LTEState, stream: _Stream, rows: torch.Tensor) -> None:
+        """Write what is persisted of the stream's end. rows: int64 [kv_heads, B]."""
+        state.key[0, :, : self.kept] = _take(stream.key, rows)
+        state.value[0, :, : self.kept] = _take(stream.value, rows)
+        past = slice(self.kept, self.kept + self.window)
+        state.key[0, :, past] = stream.key[:, -self.window :]
+        state.value[0, :, past] = stream.value[:, -self.window :]
+        state.logit[0] = stream.logit.gather(1, rows)
+        state.position[0] = stream.position.gather(1, rows)
+        state.token[0] = stream.token.gather(1, rows)
+
+    def _gather(
+        self, stream: _Stream, rows: torch.Tensor, stand: torch.Tensor, number: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys after RoPE and values of [retained | window | block], for one block."""
+        first = 1 + self.kept + number * self.chunk
+        recent = slice(first, first + self.window + self.chunk)
+        compute = compute_dtype(stream.key.dtype)
+        recent_stand = torch.arange(-self.window, self.chunk, device=rows.device)
+        kept_key = rope(_take(stream.key, rows).to(compute), stand, self.theta)
+        recent_key = rope(stream.key[:, recent].to(compute), recent_stand, self.theta)
+        return (
+            torch.cat([kept_key, recent_key], dim=1),
+            torch.cat([_take(stream.value, rows), stream.value[:, recent]], dim=1),
+        )
+
+    def _see_each(
+        self, stream: _Stream, rows: torch.Tensor, position: torch.Tensor, number: int
+    ) -> torch.Tensor:
+        """Return what each query of a block sees of [retained | window]: [kv_heads, C, B + w]."""
+        first = 1 + self.kept + number * self.chunk
+        return retained_visibility(
+            stream.logit.gather(1, rows),
+            position,
+            stream.logit[:, first : first + self.chunk],
+            self.window,
+            stream.start + number * self.chunk,
+            self.budgets,
+            self.sinks,
+        )
+
+    def _see(self, position: torch.Tensor, start: int) -> torch.Tensor:
+        """Return which rows of [retained | window] hold a token: [kv_heads, B + w]."""
+        return torch.cat([position >= 0, self._window_stand(position) + start >= 0], dim=-1)
+
+    def _stand(self, relative: torch.Tensor) -> torch.Tensor:
+        """Return where retained tokens are said to stand, of where they do, relative to t."""
+        return relative if self.span is None else bounded_positions(relative, 0, self.span)
+
+    def _window_stand(self, like: torch.Tensor) -> torch.Tensor:
+        """Return the window's positions relative to t, for each head: [kv_heads, w]."""
+        return torch.arange(-self.window, 0, device=like.device).expand(self.kv_heads, -1)
+
+    def _causal(self, relative: torch.Tensor) -> torch.Tensor:
+        """Return which of the block's C rows queries see. relative: [..., n] -> [..., n, C]."""
+        return torch.arange(self.chunk, device=relative.device) <= relative[..., None]
+
+
+def _pad(x: torch.Tensor) -> torch.Tensor:
+    """Put one empty row before the others: [kv_heads, rows, d] -> [kv_heads, 1 + rows, d]."""
+    return torch.cat([x.new_zeros(x.shape[0], 1, x.shape[2]), x], dim=1)
+
+
+def _take(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return the named rows of each head. x: [kv_heads, rows, d]; rows: int64 [kv_heads, m]."""
+    # Several times as fast as gather along the second dimension.
+    first = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
+    taken = x.flatten(0, 1).index_select(0, (rows + first).flatten())
+    return taken.view(*rows.shape, x.shape[2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -31,7 +31,13 @@ class Where(NamedTuple):
 
 
 class Mixer(nn.Module, ABC, Generic[State]):
-    """A layer that mixes information over time, and the state by which it goes on."""
+    """A layer that mixes information over time, and the state by which it goes on.
+
+    absorb_uses_scratch: whether `absorb` reads the scratch tensors and leaves them valid; where it
+    does neither, they are to be prepared before the next `advance`.
+    """
+
+    absorb_uses_scratch: ClassVar[bool] = True
 
     @abstractmethod
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -43,6 +49,31 @@ class Mixer(nn.Module, ABC, Generic[State]):
 
         inputs: what `project` returned, each [lanes, n, features]. Returns [lanes, n, features].
         """
+
+    def absorb(
+        self,
+        inputs: tuple[torch.Tensor, ...],
+        state: State,
+        start: int,
+        tokens: torch.Tensor,
+        blocks: int,
+    ) -> torch.Tensor:
+        """Append whole blocks to a one-slot state at the committed offset `start`; commit each.
+
+        inputs: what `project` returned, each [blocks * C, features]. tokens: int32 [token_window +
+        blocks * C], the ids up to the last block's last. Returns [blocks * C, features]. Rows and
+        state are the same bits for any number of blocks.
+        """
+        n = inputs[0].shape[0]
+        chunk = n // blocks
+        seen = tokens.shape[0] - n + chunk
+        mixed = []
+        for first in range(0, n, chunk):
+            rows = tuple(x[None, first : first + chunk] for x in inputs)
+            where = Where.of([start + first], [0], chunk, rows[0].device)
+            mixed.append(self.advance(rows, state, where)[0])
+            self.roll(state, start + first, tokens[first : first + seen])
+        return torch.cat(mixed)
 
     @abstractmethod
     def output(self, mixed: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,7 @@ class StateSlots:
     ids of the last tokens, the open block's last. last_row: [count, hidden], the last
     layer's output for the last token consumed: what a reply without a prompt starts from.
     offsets: tokens consumed, per slot.
-    scratch_valid: per slot, whether the scratch tensors fit the rest; the model renews them.
+    stale: per slot, the layers whose scratch tensors do not fit the rest; the model renews them.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class StateSlots:
         )
         self.last_row = torch.zeros(count, config.hidden_size, dtype=dtype, device=device)
         self.offsets = [0] * count
-        self.scratch_valid = [True] * count
+        self.stale: list[set[int]] = [set() for _ in range(count)]
 
     @classmethod
     def allocate(
@@ -97,7 +97,7 @@ class StateSlots:
         view.tokens.zero_()
         view.last_row.zero_()
         self.offsets[slot] = 0
-        self.scratch_valid[slot] = True
+        self.stale[slot] = set()
 
     def reserve(self, length: int) -> None:
         """Make room for streams of `length` tokens in the layers whose state grows."""
@@ -142,7 +142,7 @@ class StateSlots:
             view.tokens[0, : self.config.token_window] = tensors[TOKENS]
         view.last_row[0] = tensors[LAST_ROW]
         self.offsets[slot] = offset
-        self.scratch_valid[slot] = offset == 0
+        self.stale[slot] = set(range(len(self.layers))) if offset else set()
 
     def checksum(self, slot: int) -> str:
         """Return the xxh3-128 of a committed state: equal sums are equal states, to the bit."""
@@ -199,6 +199,11 @@ class StateView:
         """The last layer's output for the last token, [lanes, hidden]."""
         return self.slots.last_row[self.first : self.last]
 
+    @property
+    def stale(self) -> set[int]:
+        """The layers of the view's first slot whose scratch tensors are to be prepared."""
+        return self.slots.stale[self.first]
+
     def lane(self, index: int) -> StateView:
         return StateView(self.slots, self.first + index, self.first + index + 1)
 
@@ -223,7 +228,7 @@ def copy_slot(source: StateSlots, i: int, target: StateSlots, j: int) -> None:
     new_view.tokens.copy_(old_view.tokens)
     new_view.last_row.copy_(old_view.last_row)
     target.offsets[j] = source.offsets[i]
-    target.scratch_valid[j] = source.scratch_valid[i]
+    target.stale[j] = set(source.stale[i])
 
 
 def _copy_rows(old: torch.Tensor, new: torch.Tensor) -> None:
