@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -57,32 +57,101 @@ def pull(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A Llama GGUF file or Hugging Face folder.")],
+    source: Annotated[Path, typer.Argument(help="A GGUF file or a Hugging Face folder.")],
     dest: Annotated[Path, typer.Argument(help="The model folder to write; must not exist.")],
-    window: Annotated[int, typer.Option(help="Latest tokens that every layer sees.")] = 256,
-    budget: Annotated[int, typer.Option(help="Retained tokens per layer and KV head.")] = 256,
-    sinks: Annotated[int, typer.Option(help="First tokens that are always retained.")] = 4,
+    window: Annotated[
+        int | None, typer.Option(help="Latest tokens that every layer sees; default 256.")
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Retained tokens per layer and KV head; default 256.")
+    ] = None,
+    sinks: Annotated[
+        int | None, typer.Option(help="First tokens that are always retained; default 4.")
+    ] = None,
     chunk: Annotated[int, typer.Option(help="Tokens absorbed at a time.")] = 64,
     position_span: Annotated[
-        int, typer.Option(help="Largest distance, in tokens, at which a retained token is seen.")
-    ] = 1024,
+        int | None,
+        typer.Option(
+            help="Largest distance, in tokens, at which a retained token is seen; default 1024 for "
+            "a Llama, 2048 else."
+        ),
+    ] = None,
     license_id: Annotated[
         str, typer.Option("--license", help="SPDX identifier, where the source names none.")
     ] = "",
 ) -> None:
-    """Turn a Llama-architecture checkpoint into a laLTE model folder; nothing is trained."""
+    """Turn another project's checkpoint into a model folder; nothing is trained.
+
+    A Llama (GGUF file or Hugging Face folder) gets LTE in every layer. A folder of
+    flash-linear-attention or of Idiap's hybrid models keeps the layers and sizes that it has.
+    """
     console = Console(stderr=True)
+    shape = _given(window=window, budget=budget, sinks=sinks)
+    span = _given(position_span=position_span)
     with _refusals(), console.status(f"converting {escape(str(source))}"):
         from lalte.checkpoints.convert import LayoutOptions
-        from lalte.checkpoints.convert import convert as run
+        from lalte.checkpoints.convert import convert as convert_llama
+        from lalte.checkpoints.fla import convert_fla, is_fla
+        from lalte.checkpoints.fla_config import Serving
 
-        options = LayoutOptions(
-            window=window, budget=budget, sinks=sinks, chunk=chunk, position_span=position_span
-        )
-        manifest = run(source, dest, options=options, origin=str(source), license_id=license_id)
+        origin = str(source)
+        if is_fla(source):
+            if shape:
+                options = " ".join(f"--{name}" for name in shape)
+                raise Refused(f"{source} says itself what its layers are: leave out {options}")
+            serving = replace(Serving(chunk=chunk), **span)
+            manifest = convert_fla(
+                source, dest, serving=serving, origin=origin, license_id=license_id
+            )
+        else:
+            layout = replace(LayoutOptions(chunk=chunk), **shape, **span)
+            manifest = convert_llama(
+                source, dest, options=layout, origin=origin, license_id=license_id
+            )
     for note in manifest.provenance.notes:
         console.print(escape(note), soft_wrap=True, highlight=False)
     typer.echo(dest)
+
+
+def _given(**options: int | None) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="A model folder.")],
+    dest: Annotated[Path, typer.Argument(help="The folder to write; must not exist.")],
+) -> None:
+    """Write a model with flash-linear-attention's names, for its code and Idiap's."""
+    with _refusals():
+        from lalte.checkpoints.fla import export_fla
+
+        export_fla(source, dest)
+    typer.echo(dest)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A model folder, ours or another project's.")],
+    chunk: Annotated[int, typer.Option(help="Tokens that would be absorbed at a time.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what of a folder fits and what does not; exit code 1 where anything does not."""
+    with _refusals():
+        from lalte.checkpoints.fla_config import Serving
+        from lalte.checkpoints.verify import verify as look
+
+        findings = look(folder, Serving(chunk=chunk))
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        table = Table(show_header=False, box=None)
+        for finding in findings:
+            mark = "[green]fits[/]" if finding.fits else "[red]does not fit[/]"
+            table.add_row(mark, escape(finding.part), escape(finding.detail))
+        Console().print(table)
+    if not all(finding.fits for finding in findings):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from lalte.checkpoints.hub_folder import TextFiles
     from lalte.checkpoints.llama import LlamaCheckpoint
     from lalte.config import EvictionGrid, ModelConfig, Positions
 
@@ -110,7 +111,7 @@ def convert(
     )
 
 
-def turn_format_of(checkpoint: LlamaCheckpoint, tokenizer: Tokenizer) -> TurnFormat:
+def turn_format_of(checkpoint: LlamaCheckpoint | TextFiles, tokenizer: Tokenizer) -> TurnFormat:
     """Derive the checkpoint's turn format; plain where it has no chat template."""
     if checkpoint.chat_template is not None:
         return derive_turn_format(

@@ -5,14 +5,13 @@ Tensors carry the names and layouts of transformers' LlamaForCausalLM.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lalte.checkpoints.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
 
@@ -82,30 +81,46 @@ class LlamaCheckpoint:
     sha256: str
 
 
-def check_tensors(
-    source: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Compare names and shapes. Raises CheckpointError that names each tensor that does not fit."""
-    problems = [
-        _some("missing", sorted(expected.keys() - found.keys())),
-        _some("unexpected", sorted(found.keys() - expected.keys())),
-        _some(
-            "of the wrong shape",
-            [
-                f"{name} {list(found[name])} instead of {list(shape)}"
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Misfits:
+    """Tensors that a model has and a file lacks, the reverse, and those whose shapes differ."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshaped: tuple[tuple[str, str], ...]  # name, and its shape instead of the right one
+
+    @classmethod
+    def between(cls, expected: Shapes, found: Shapes) -> Misfits:
+        return cls(
+            tuple(sorted(expected.keys() - found.keys())),
+            tuple(sorted(found.keys() - expected.keys())),
+            tuple(
+                (name, f"{list(found[name])} instead of {list(shape)}")
                 for name, shape in expected.items()
                 if name in found and found[name] != shape
-            ],
-        ),
-    ]
-    if any(problems):
-        raise CheckpointError(
-            source, "its tensors do not fit the model: " + "; ".join(p for p in problems if p)
+            ),
         )
 
+    def sentences(self, limit: int) -> list[str]:
+        """One for each kind of misfit that there is, naming at most `limit` tensors."""
+        kinds = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "of the wrong shape": tuple(map(" ".join, self.misshaped)),
+        }
+        return [_some(what, names, limit) for what, names in kinds.items() if names]
 
-def _some(what: str, names: list[str], limit: int = 6) -> str:
-    if not names:
-        return ""
+
+def check_tensors(source: str, expected: Shapes, found: Shapes) -> None:
+    """Compare names and shapes. Raises CheckpointError that names each tensor that does not fit."""
+    problems = Misfits.between(expected, found).sentences(limit=6)
+    if problems:
+        raise CheckpointError(source, "its tensors do not fit the model: " + "; ".join(problems))
+
+
+def _some(what: str, names: tuple[str, ...], limit: int) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"{what}: {', '.join(names[:limit])}{more}"
