@@ -189,13 +189,13 @@ class LaLTE(nn.Module):
         view.slots.reserve(max(offsets) + 1)
         lanes = [view.lane(i) for i in range(view.lanes)]
         for lane, start in zip(lanes, starts, strict=True):
-            for index, block in enumerate(self._blocks()):
+            for index, block in enumerate(self.blocks()):
                 self._renew(block.attn, index, lane, start)
         for token, lane, rows in zip(tokens, lanes, filled, strict=True):
             lane.tokens[0, window + rows] = token
 
         x = self.model.embeddings(tokens)
-        for index, block in enumerate(self._blocks()):
+        for index, block in enumerate(self.blocks()):
             inputs = tuple(y[:, None] for y in block.attn.project(block.attn_norm(x)))
             mixed = block.attn.advance(inputs, view.layer(index), where)
             x = block.finish(x, mixed[:, 0])
@@ -203,7 +203,7 @@ class LaLTE(nn.Module):
         view.advance(1)
         for lane, start, rows in zip(lanes, starts, filled, strict=True):
             if rows + 1 == chunk:
-                for index, block in enumerate(self._blocks()):
+                for index, block in enumerate(self.blocks()):
                     block.attn.roll(lane.layer(index), start, lane.tokens[0])
                 lane.tokens[:, :window] = lane.tokens[:, chunk:].clone()
         return self._head(x)
@@ -244,7 +244,7 @@ class LaLTE(nn.Module):
             lane.slots.reserve(lane.offsets[0] + n)
 
         x: torch.Tensor = self.model.embeddings(tokens.flatten())
-        for index, block in enumerate(self._blocks()):
+        for index, block in enumerate(self.blocks()):
             inputs = [y.view(count, n, -1) for y in block.attn.project(block.attn_norm(x))]
             mixed = [
                 self._advance(block.attn, index, tuple(y[i] for y in inputs), lane, history[i])
@@ -319,7 +319,8 @@ class LaLTE(nn.Module):
             mixer.prepare(lane.layer(index), start)
             lane.stale.remove(index)
 
-    def _blocks(self) -> list[Block]:
+    def blocks(self) -> list[Block]:
+        """The layers, first to last."""
         return [block for block in self.model.layers if isinstance(block, Block)]
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
