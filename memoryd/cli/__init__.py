@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from memoryd.cli import admin, doctor, model, serve, session, train
+from memoryd.cli import admin, data, doctor, model, serve, session, train
 from memoryd.cli.connection import use_files
 from memoryd.cli.errors import OneLineErrors
 
@@ -24,6 +24,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(session.app, name="session")
 app.add_typer(admin.app, name="admin")
 app.add_typer(train.app, name="train")
+app.add_typer(data.app, name="data")
 app.command()(doctor.doctor)
 
 

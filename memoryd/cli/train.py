@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memoryd.cli.errors import Refused
+from memoryd.cli.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-app = typer.Typer(help="Train a converted model to remember, and test it.", no_args_is_help=True)
+app = typer.Typer(help="Train a converted model to remember, or one anew.", no_args_is_help=True)
+app.command()(scratch)
 
 Model = Annotated[Path | None, typer.Option(help="A model folder; default: the default model's.")]
 Data = Annotated[
