@@ -145,7 +145,6 @@ def test_two_processes_train_what_one_does(tmp_path: Path, strategy: str):
 
 
 def test_tensorboard_gets_the_figures(tmp_path: Path):
-    pytest.importorskip("tensorboard")
     train(tmp_path, run_config(steps=1, tensorboard=True))
     assert list(tmp_path.glob("events.out.tfevents*"))
 
