@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from memoryd.cli import admin, data, doctor, model, serve, session, train
+from memoryd.cli import admin, data, doctor, evaluating, model, serve, session, train
 from memoryd.cli.connection import use_files
 from memoryd.cli.errors import OneLineErrors
 
@@ -25,6 +25,7 @@ app.add_typer(session.app, name="session")
 app.add_typer(admin.app, name="admin")
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
+app.command("eval")(evaluating.evaluate)
 app.command()(doctor.doctor)
 
 

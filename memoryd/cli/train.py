@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,47 +59,6 @@ def merge(
 
         merge_adapter(model or default_model_dir(), read_adapter(adapter), dest)
     typer.echo(dest)
-
-
-@app.command()
-def needles(
-    data: Data,
-    config: Annotated[Path, typer.Option(help="The recipe: which books were held out.")],
-    length: Annotated[list[int], typer.Option(help="Tokens of a prompt; may be repeated.")],
-    samples: Annotated[int, typer.Option(help="Samples of each task and length.")] = 10,
-    task: Annotated[
-        list[str] | None, typer.Option(help="single_1, _2 or _3; default: all three.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the samples.")] = 1,
-    recency: Annotated[
-        bool, typer.Option(help="Retain the sinks alone: the window is all there is.")
-    ] = False,
-    threads: Annotated[int, typer.Option(help="Of torch.")] = 1,
-    model: Model = None,
-) -> None:
-    """Hide a needle in a stream, then ask for it; prints one JSON object a cell."""
-    with _refusals():
-        import torch
-
-        from lalte.checkpoints.cache import default_model_dir
-        from lalte.checkpoints.load import load_model
-        from lalte.retrofit.config import read_config
-        from lalte.retrofit.corpus import read_corpus
-        from lalte.retrofit.evaluation import measure, sinks_alone
-        from lalte.retrofit.needles import TASKS
-
-        torch.set_num_threads(threads)
-        unknown = set(task or ()) - set(TASKS)
-        if unknown:
-            raise Refused(f"unknown tasks {sorted(unknown)}; there are {', '.join(TASKS)}")
-        corpus = read_corpus(data, read_config(config).held_out_books, held_out=True)
-        loaded = load_model(model or default_model_dir())
-        chosen = sinks_alone(loaded.model) if recency else loaded.model
-        for tokens in length:
-            for name in [known for known in TASKS if known in (task or TASKS)]:
-                cell = measure(chosen, loaded.tokenizer, corpus, name, tokens, samples, seed)
-                facts = {"model": loaded.fingerprint, "routers": loaded.manifest.provenance.routers}
-                typer.echo(json.dumps(cell.facts() | facts | {"recency": recency}))
 
 
 @contextmanager

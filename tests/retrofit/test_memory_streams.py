@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lalte.checkpoints.load import LoadedModel
+from lalte.evaluation.needles import _BEFORE_MANY, _BEFORE_ONE, _NEEDLE, _PREFIX, _QUESTION
 from lalte.retrofit.corpus import Corpus, read_corpus, sentences
 from lalte.retrofit.data import NO_FACT, StreamWriter
 from lalte.retrofit.errors import RetrofitError
-from lalte.retrofit.needles import _BEFORE, _NEEDLE, _PREFIX, _QUESTION, TASKS, write_sample
 from lalte.retrofit.voices import EVALUATION_VOICES, TRAINING_VOICES
 from retrofit.wordings import all_templates, shape_of
 
@@ -39,7 +39,7 @@ def test_what_is_told_is_asked_and_marked(writer: StreamWriter, loaded: LoadedMo
 
 
 def test_no_benchmark_text_is_trained_on():
-    needle = [shape_of(t) for t in (_NEEDLE, _BEFORE, _QUESTION, _PREFIX)]
+    needle = [shape_of(t) for t in (_NEEDLE, _BEFORE_ONE, _BEFORE_MANY, _QUESTION, _PREFIX)]
     for template in all_templates(TRAINING_VOICES) | all_templates(EVALUATION_VOICES):
         assert "magic" not in template
         assert shape_of(template) not in needle
@@ -62,16 +62,3 @@ def test_sentences_lose_nothing():
     text = 'One. “Two?” three said. "Four!" Five 5.5 six.\n\nSeven'
     assert "".join(sentences(text)) == text
     assert len(sentences(text)) >= 4
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_needle_prompt_fits_its_length_and_holds_its_value(
-    task, corpus: Corpus, loaded: LoadedModel
-):
-    for index in range(4):
-        sample = write_sample(corpus, loaded.tokenizer, task, 1500, 1, index)
-        prompt = loaded.tokenizer.encode_plain(sample.context + sample.question)
-        assert 1000 < len(prompt) + 128 <= 1500
-        assert sample.value in sample.context
-        assert sample.value not in sample.question
-        assert sample == write_sample(corpus, loaded.tokenizer, task, 1500, 1, index)

@@ -68,14 +68,12 @@ def test_a_recipe_makes_an_adapter_that_merges_and_can_be_asked(
 
     invoke("merge", path, merged, "--model", base)
     assert facts["adapter_sha256"] in load_model(merged).manifest.provenance.routers
-    ask = ("needles", "--data", data, "--config", recipe, "--length", 600, "--samples", 2)
-    cells = [
-        json.loads(x)
-        for x in invoke(*ask, "--model", merged, "--task", "single_1").split("\n")
-        if x
-    ]
-    assert [(c["task"], c["length"], c["samples"]) for c in cells] == [("single_1", 600, 2)]
-    assert cells[0]["ci95"][0] <= cells[0]["accuracy"] <= cells[0]["ci95"][1]
+    ask = ("eval", "single_1", "--data", data, "--recipe", recipe, "--model", merged, "--json")
+    ask += ("--length", 600, "--samples", 2, "--one-prompt", "--threads", 1)
+    shown = CliRunner().invoke(app, [*map(str, ask)])
+    cell = json.loads(shown.stdout)
+    assert (cell["task"], cell["length"], cell["samples"]) == ("single_1", 600, 2)
+    assert facts["adapter_sha256"] in cell["routers"]
 
 
 def test_the_shipped_recipe_is_valid():

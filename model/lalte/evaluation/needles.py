@@ -1,31 +1,37 @@
 """RULER's single-needle tasks (arXiv 2404.06654) over text that nothing was trained on.
 
-S-NIAH-1 hides a number in a repeated sentence, 2 a number and 3 a UUID in running text. The text is
+S-NIAH-1 hides a number in a repeated sentence, 2 a number and 3 a UUID in running text, which is
 books' instead of essays'. In the memory form the context is streamed, and the question comes after
-it. Used for evaluation only.
+it. A long stream may carry several needles with keys of their own, each asked by itself: that is
+harder, and costs one reading of the stream.
 """
 
 from __future__ import annotations
 
 import random
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lalte.retrofit.corpus import sentences
+from lalte.evaluation.prose import running_sentences
+from lalte.evaluation.samples import Question, Sample, Told
+from lalte.text import Role
 
 if TYPE_CHECKING:
     from lalte.retrofit.corpus import Corpus
     from lalte.text import Tokenizer
 
-Task = Literal["single_1", "single_2", "single_3"]
-TASKS: tuple[Task, ...] = ("single_1", "single_2", "single_3")
+NeedleTask = Literal["single_1", "single_2", "single_3"]
+NEEDLE_TASKS: tuple[NeedleTask, ...] = ("single_1", "single_2", "single_3")
 
 _NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 _NEEDLE = "One of the special magic {kind}s for {key} is: {value}."
-_BEFORE = (
+_BEFORE_ONE = (
     "A special magic {kind} is hidden within the following text. Make sure to memorize it. I will "
     "quiz you about the {kind} afterwards.\n"
+)
+_BEFORE_MANY = (
+    "Some special magic {kind}s are hidden within the following text. Make sure to memorize it. I "
+    "will quiz you about the {kind}s afterwards.\n"
 )
 _QUESTION = "\nWhat is the special magic {kind} for {key} mentioned in the provided text?"
 _PREFIX = " The special magic {kind} for {key} mentioned in the provided text is"
@@ -40,54 +46,60 @@ _NOUNS = (
     "referee", "scooter", "tambourine", "umbrella", "vineyard", "waterfall", "yoyo",
 )  # fmt: skip
 _DEPTHS = 40
-# Room for the reply, as RULER leaves it.
+# Room for the reply, and its longest, as RULER has it.
 _REPLY_TOKENS = 128
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One haystack and its question.
-
-    context: what is streamed; question: what is asked, the reply's prefix included. value: what the
-    reply must contain. depth: where the needle stands, 0 to 100.
-    """
-
-    task: Task
-    context: str
-    question: str
-    value: str
-    depth: int
-
-
-def write_sample(
-    corpus: Corpus, tokenizer: Tokenizer, task: Task, length: int, seed: int, index: int
+def write_needles(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    task: NeedleTask,
+    length: int,
+    seed: int,
+    index: int,
+    needles: int = 1,
 ) -> Sample:
     """Write a sample whose prompt is as long as fits into `length` tokens with a reply."""
-    rng = random.Random(f"needle {task} {length} {seed} {index}")  # noqa: S311  nothing secret
+    rng = random.Random(f"needle {task} {length} {seed} {index} {needles}")  # noqa: S311
     kind = "uuid" if task == "single_3" else "number"
-    key = f"{rng.choice(_ADJECTIVES)}-{rng.choice(_NOUNS)}"
+    keys = rng.sample([f"{a}-{n}" for a in _ADJECTIVES for n in _NOUNS], k=needles)
+    values = [_value(task, rng) for _ in keys]
+    told = [_NEEDLE.format(kind=kind, key=k, value=v) for k, v in zip(keys, values, strict=True)]
+    before = (_BEFORE_ONE if needles == 1 else _BEFORE_MANY).format(kind=kind)
+    asked = [
+        (_QUESTION.format(kind=kind, key=key), _PREFIX.format(kind=kind, key=key)) for key in keys
+    ]
+    needed = len(tokenizer.encode_plain(before + " ".join(told)))
+    needed += max(len(tokenizer.encode_plain(question + prefix)) for question, prefix in asked)
+    pieces, joint = _haystack(corpus, tokenizer, task, length - _REPLY_TOKENS - needed, rng)
+    depths = [round(place * 100 / (_DEPTHS - 1)) for place in rng.sample(range(_DEPTHS), k=needles)]
+    hay = len(pieces)
+    # The deepest first, so that each stands where it would stand alone.
+    for depth, needle in sorted(zip(depths, told, strict=True), reverse=True):
+        pieces.insert(int(hay * depth / 100), needle)
+    questions = tuple(
+        Question(
+            question, prefix, answers=(value,), value=value, depth=depth, max_tokens=_REPLY_TOKENS
+        )
+        for (question, prefix), value, depth in zip(asked, values, depths, strict=True)
+    )
+    return Sample((Told(Role.RAW, before + joint.join(pieces)),), questions)
+
+
+def _value(task: NeedleTask, rng: random.Random) -> str:
     if task == "single_3":
-        value = str(uuid.UUID(int=rng.getrandbits(128), version=4))
-    else:
-        value = str(rng.randrange(1_000_000, 10_000_000))
-    needle = _NEEDLE.format(kind=kind, key=key, value=value)
-    before = _BEFORE.format(kind=kind)
-    question = _QUESTION.format(kind=kind, key=key) + _PREFIX.format(kind=kind, key=key)
-    room = length - _REPLY_TOKENS - len(tokenizer.encode_plain(before + needle + question))
-    pieces, joint = _haystack(corpus, tokenizer, task, room, rng)
-    depth = round(rng.randrange(_DEPTHS) * 100 / (_DEPTHS - 1))
-    pieces.insert(int(len(pieces) * depth / 100), needle)
-    return Sample(task, before + joint.join(pieces), question, value, depth)
+        return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+    return str(rng.randrange(1_000_000, 10_000_000))
 
 
 def _haystack(
-    corpus: Corpus, tokenizer: Tokenizer, task: Task, room: int, rng: random.Random
+    corpus: Corpus, tokenizer: Tokenizer, task: NeedleTask, room: int, rng: random.Random
 ) -> tuple[list[str], str]:
     """Take sentences of at most `room` tokens together, and what they are joined by."""
     if task == "single_1":
-        return [_NOISE] * (room // (len(tokenizer.encode_plain(_NOISE)) + 1)), "\n"
+        return [_NOISE] * max(room // (len(tokenizer.encode_plain(_NOISE)) + 1), 0), "\n"
     pieces = []
-    for sentence in sentences(corpus.passage(rng, room * 6)):
+    for sentence in running_sentences(corpus, rng):
         piece = sentence.strip()
         room -= len(tokenizer.encode_plain(f" {piece}"))
         if room < 0:
