@@ -18,12 +18,12 @@ _PERSONAL = 0.75  # share of facts that people tell of themselves
 
 @dataclass(frozen=True)
 class ConversationalFact:
-    """about: facts with the same one contradict each other. old: what the value was before the
-    update, a wrong answer.
+    """One fact: how it is told, and how it is asked for.
 
-    tellings: each a few turns (role, text); where there are two, the second is an update.
-    question: a user's turn. reply_begins: how a reply may begin, up to the value. value: what a
-    right reply contains.
+    about: facts with the same one contradict each other. tellings: each a few turns (role, text);
+    where there are two, the second is an update. question: a user's turn. reply_begins: how a reply
+    may begin, up to the value. value: what a right reply contains; old: what it was before the
+    update, a wrong answer.
     """
 
     about: tuple[str, str]

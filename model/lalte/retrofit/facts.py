@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import random
 
-    from lalte.retrofit.templates import Templates, Voices
+    from lalte.retrofit.templates import Templates
+    from lalte.retrofit.voices import Voices
     from lalte.retrofit.words import Words
 
 _MONTHS = (
