@@ -44,18 +44,19 @@ def _chunk(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     n = q.shape[2]
     total = g.cumsum(dim=-1)  # G
-    causal = torch.ones(n, n, dtype=torch.bool, device=q.device).tril()
-    # Masked before the exponential: above the diagonal it could overflow.
-    gap = (total[..., :, None] - total[..., None, :]).masked_fill(~causal, float("-inf"))
-    decay = gap.exp()
+    # Gaps above the diagonal are positive and could overflow; they are cut off, then cleared.
+    decay = (total[..., :, None] - total[..., None, :]).clamp(max=0).exp().tril()
     since_start = total.exp()[..., None]
     beta = beta[..., None]
 
-    lower = (k @ k.mT * decay * beta).tril(-1)
-    right = beta * (v - since_start * (k @ state))
-    u = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
-
-    output = since_start * (q @ state) + (q @ k.mT * decay) @ u
+    # q and k meet the same matrices: one product of twice the rows each.
+    rows = torch.cat([q, k], dim=2)
+    q_keys, k_keys = (rows @ k.mT).tensor_split([n], dim=2)
+    q_state, k_state = (rows @ state).tensor_split([n], dim=2)
+    right = beta * (v - since_start * k_state)
+    # The solver reads below the diagonal only.
+    u = torch.linalg.solve_triangular(k_keys * decay * beta, right, upper=False, unitriangular=True)
+    output = since_start * q_state + (q_keys * decay) @ u
     to_end = decay[..., -1, :, None]
     state = since_start[..., -1:, :] * state + (k * to_end).mT @ u
     return output, state

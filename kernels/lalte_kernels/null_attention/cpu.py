@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import torch
 
+from lalte_kernels.masks import bias_of
+from lalte_kernels.products import product_of_bf16
+
 
 def null_attention(
     q: torch.Tensor,
@@ -18,10 +21,12 @@ def null_attention(
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
     batch, heads, group, n, d = q.shape
     keys = k.shape[2]
-    rows = q.reshape(batch, heads, group * n, d).to(compute)
-    scores = (rows @ k.to(compute).mT).view(batch, heads, group, n, keys) * d**-0.5
-    hidden = ~visible.expand(batch, heads, n, keys)[:, :, None]
-    scores = scores.masked_fill(hidden, float("-inf"))
+    rows = (q.to(compute) * d**-0.5).reshape(batch * heads, group * n, d)
+    columns = k.to(compute).reshape(batch * heads, keys, d).mT
+    exact = q.dtype == k.dtype == torch.bfloat16
+    scores = product_of_bf16(rows, columns) if exact else torch.bmm(rows, columns)
+    bias = bias_of(visible, compute)[..., None, :, :]
+    scores = scores.view(batch, heads, group, n, keys) + bias
     logits = torch.cat([scores, null_logit[..., None].to(compute)], dim=-1)
-    share = logits.softmax(dim=-1)[..., :keys].reshape(batch, heads, group * n, keys)
-    return (share @ v.to(compute)).view(q.shape).to(q.dtype)
+    share = logits.softmax(dim=-1)[..., :keys].reshape(batch * heads, group * n, keys)
+    return torch.bmm(share.to(v.dtype), v.reshape(batch * heads, keys, d)).view(q.shape)

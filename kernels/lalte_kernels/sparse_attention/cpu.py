@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from lalte_kernels.masks import bias_of
 from lalte_kernels.products import product_of_bf16
-
-HIDDEN = 1e30  # beyond any score, and finite in bf16
 
 
 def sparse_attention(
@@ -39,9 +38,9 @@ def _products(
     scores = product_of_bf16(queries, k.float().reshape(batch * heads, keys, d).mT)
     by_query = scores.view(batch, heads, group, n, keys)
     before = keys - visible.shape[-1]
-    by_query[..., before:] += _bias(visible)[..., None, :, :]
+    by_query[..., before:] += bias_of(visible)[..., None, :, :]
     if earlier is not None:
-        by_query[..., :before] += _bias(earlier)[..., None, None, :]
+        by_query[..., :before] += bias_of(earlier)[..., None, None, :]
     weights = scores.softmax(dim=-1).to(v.dtype)
     return torch.bmm(weights, v.reshape(batch * heads, keys, d)).view(q.shape)
 
@@ -57,9 +56,9 @@ def _fused(
     keys = k.shape[2]
     before = keys - visible.shape[-1]
     bias = torch.zeros(batch, heads, n, keys, dtype=v.dtype, device=v.device)
-    bias[..., before:] = _bias(visible)
+    bias[..., before:] = bias_of(visible)
     if earlier is not None:
-        bias[..., :before] = _bias(earlier)[..., None, :]
+        bias[..., :before] = bias_of(earlier)[..., None, :]
     out = functional.scaled_dot_product_attention(
         q.reshape(batch, heads, group * n, d),
         k,
@@ -67,9 +66,3 @@ def _fused(
         attn_mask=bias[:, :, None].expand(-1, -1, group, -1, -1).reshape(batch, heads, -1, keys),
     )
     return out.reshape(q.shape)
-
-
-def _bias(visible: torch.Tensor) -> torch.Tensor:
-    """What is added to the scores: nothing, or so little that the softmax gives zero."""
-    # Several times as fast as filling by a mask.
-    return (visible.float() - 1) * HIDDEN
