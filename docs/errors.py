@@ -61,6 +61,9 @@ EXAMPLES = {
     Reason.SLOTS_BUSY: "all 32 slots are in use; retry",
     Reason.LANES_BUSY: "264 replies are being written or wait, which is all that may; retry",
     Reason.OWNERSHIP_LOST: "the session has just moved to 10.0.0.7:7420; retry",
+    Reason.QUOTA_EXCEEDED: (
+        "500 of 500 sessions exist: delete one, or have the operator raise the limit"
+    ),
     Reason.OWNER_UNREACHABLE: (
         "the session's owner at 10.0.0.7:7420 does not answer; retry until another takes over"
     ),

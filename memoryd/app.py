@@ -120,11 +120,13 @@ class Daemon:
 
     async def _start_sessions(self, url: str, durability: Durability, folder: Path) -> None:
         from lalte.text import Tokenizer, TurnFormat
+        from memoryd.quotas.quotas import Quotas
         from memoryd.sessions.manager import SessionManager
         from memoryd.sessions.services import Limits, Services
         from memoryd.sessions.text import TextFramer
         from memoryd.storage.blobs import PART_BYTES, BlobStore
         from memoryd.storage.store import Store
+        from memoryd.storage.tenants import LIMITS, Quota
 
         settings, info = self.settings, self._info
         self._store = Store(url, durability=durability, deadline=settings.storage_deadline)
@@ -135,6 +137,13 @@ class Daemon:
         self._store.reserve_bytes = 4 * (info.state_bytes + 2 * PART_BYTES)
         blobs = BlobStore(url)
         self._stack.push_async_callback(blobs.close)
+        self._quotas = Quotas(
+            self._store.tenants,
+            Quota(**{name: getattr(settings, f"quota_{name}") for name in LIMITS}),
+            self.daemon_id,
+            self._metrics,
+        )
+        self._stack.callback(self._quotas.close)
         tokenizer = Tokenizer.load(folder)
         turn_format = TurnFormat.from_json((folder / "turn_format.json").read_text("utf-8"))
         self._manager = SessionManager(
@@ -153,6 +162,7 @@ class Daemon:
                 address=self._address,
                 shared=settings.redis_url is not None,
                 metrics=self._metrics,
+                quotas=self._quotas,
                 limits=Limits(
                     checkpoint_tokens=settings.checkpoint_tokens,
                     backlog_soft_tokens=settings.backlog_soft_tokens,
@@ -184,7 +194,7 @@ class Daemon:
                 await asyncio.sleep(HOUSEKEEPING_SECONDS)
                 self._manager.close_abandoned_turns()
 
-        for work in (beat(), keep_house()):
+        for work in (beat(), keep_house(), self._quotas.keep_house()):
             task = asyncio.ensure_future(work)
             self._stack.callback(task.cancel)
 

@@ -126,6 +126,10 @@ class StorageFull(MemorydError):
     reason = Reason.STORAGE_FULL
 
 
+class QuotaExceeded(MemorydError):
+    reason = Reason.QUOTA_EXCEEDED
+
+
 class SlotsBusy(MemorydError):
     reason = Reason.SLOTS_BUSY
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     start_http_server,
@@ -108,6 +109,26 @@ class Metrics:
             registry=registry,
         )
 
+        self._refusals = Counter(
+            "memoryd_quota_refusals",
+            "Calls that were refused because their tenant had used up a limit.",
+            ["tenant", "quota"],
+            registry=registry,
+        )
+        self._stored_sessions = Gauge(
+            "memoryd_stored_sessions",
+            "Sessions in Redis, where they are counted for a limit; as this daemon saw them last.",
+            ["tenant"],
+            registry=registry,
+        )
+        self._stored_bytes = Gauge(
+            "memoryd_stored_bytes",
+            "Bytes that sessions keep in Redis, where they are counted for a limit; as this daemon "
+            "saw them last.",
+            ["tenant"],
+            registry=registry,
+        )
+
     def call_ended(self, rpc: str, tenant: str, result: str, seconds: float) -> None:
         self._calls.labels(rpc, tenant, result).inc()
         self._call_seconds.labels(rpc).observe(seconds)
@@ -137,6 +158,15 @@ class Metrics:
     def lease(self, event: str) -> None:
         """event: acquired, taken_over, released or lost."""
         self._leases.labels(event).inc()
+
+    def quota_refused(self, tenant: str, quota: str) -> None:
+        """quota: the name of the limit, see `memoryd.storage.tenants.Quota`."""
+        self._refusals.labels(tenant, quota).inc()
+
+    def stored(self, tenant: str, sessions: int, nbytes: int) -> None:
+        """What a tenant keeps, counted anew."""
+        self._stored_sessions.labels(tenant).set(sessions)
+        self._stored_bytes.labels(tenant).set(nbytes)
 
     def watch(self, read: Callable[[], Snapshot]) -> None:
         """Takes the gauges from `read`, which is called in the listener's thread."""

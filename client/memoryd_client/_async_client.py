@@ -1,5 +1,6 @@
 """The asyncio client: a thin shell over the flows. `_client` describes every method."""
 
+import contextlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
@@ -11,6 +12,7 @@ import grpc.aio
 
 from memoryd_client import _append, _calls, _channel, _objects, _reply, _requests, _source
 from memoryd_client._drive_async import AsyncExchange, drive
+from memoryd_client._errors import MemorydError
 from memoryd_client._flow import Flow
 from memoryd_client._retry import Attempts, Retry
 from memoryd_client._types import (
@@ -24,6 +26,7 @@ from memoryd_client._types import (
     NewApiKey,
     Offset,
     Progress,
+    Quota,
     Role,
     Sampling,
     Scope,
@@ -43,10 +46,15 @@ class AsyncReply:
     """See `Reply`: `async for`, `await reply.text()`, `async with`, `await reply.aclose()`."""
 
     def __init__(
-        self, deltas: AsyncGenerator[str, None], state: _reply.ReplyState, request_id: str
+        self,
+        deltas: AsyncGenerator[str, None],
+        state: _reply.ReplyState,
+        request_id: str = "",
+        cancel: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._deltas = deltas
         self._state = state
+        self._cancel = cancel
         self.request_id = request_id
 
     def __aiter__(self) -> AsyncIterator[str]:
@@ -67,7 +75,11 @@ class AsyncReply:
 
     async def aclose(self) -> None:
         """Cancel what has not been read."""
+        cancelled, self._state.ended = self._state.under_way, True
         await self._deltas.aclose()
+        if cancelled and self._cancel is not None:
+            with contextlib.suppress(MemorydError):
+                await self._cancel()
 
     async def __aenter__(self) -> Self:
         return self
@@ -265,7 +277,7 @@ class AsyncClient:
         )
         state = _reply.ReplyState(on_progress)
         flow = _reply.query(request, state, Attempts(self._retry, timeout))
-        return AsyncReply(self._stream(flow), state, request_id="")
+        return AsyncReply(self._stream(flow), state)
 
     def chat(
         self,
@@ -280,7 +292,14 @@ class AsyncClient:
         request = _requests.chat(session, request_id or uuid.uuid4().hex, message, sampling)
         state = _reply.ReplyState(on_progress)
         flow = _reply.chat(request, state, Attempts(self._retry, timeout))
-        return AsyncReply(self._stream(flow), state, request.request_id)
+        once = Attempts(Retry(give_up_after=0.0), _reply.CANCEL_SECONDS)
+        ended = _calls.cancel_chat(session, request.request_id, once)
+        return AsyncReply(
+            self._stream(flow), state, request.request_id, cancel=lambda: self._answer(ended)
+        )
+
+    async def cancel_chat(self, session: str, request_id: str) -> None:
+        await self._answer(_calls.cancel_chat(session, request_id, self._attempts()))
 
     async def get_model(self) -> ModelInfo:
         return await self._answer(_calls.get_model(self._attempts()))
@@ -305,6 +324,30 @@ class AsyncClient:
     async def rotate_api_key(self, key_id: str, *, grace: timedelta | None = None) -> NewApiKey:
         attempts = self._attempts(idempotent=False)
         return await self._answer(_calls.rotate_api_key(key_id, grace, attempts))
+
+    async def get_quota(self, tenant: str) -> Quota:
+        return await self._answer(_calls.get_quota(tenant, self._attempts()))
+
+    async def set_quota(
+        self,
+        tenant: str,
+        *,
+        sessions: int | None = None,
+        stored_bytes: int | None = None,
+        tokens_per_minute: int | None = None,
+        concurrent_queries: int | None = None,
+        defaults: Sequence[str] = (),
+    ) -> Quota:
+        limits = {
+            "sessions": sessions,
+            "stored_bytes": stored_bytes,
+            "tokens_per_minute": tokens_per_minute,
+            "concurrent_queries": concurrent_queries,
+        }
+        return await self._answer(_calls.set_quota(tenant, limits, defaults, self._attempts()))
+
+    async def discard_session(self, tenant: str, name: str) -> int:
+        return await self._answer(_calls.discard_session(tenant, name, self._attempts()))
 
     async def is_serving(self) -> bool:
         return await self._answer(_calls.is_serving(self._attempts()))

@@ -30,6 +30,7 @@ from memoryd_client._types import (
     ModelInfo,
     NewApiKey,
     Offset,
+    Quota,
     Role,
     Session,
     Stats,
@@ -162,6 +163,16 @@ def append(
     numbers.applied()
 
 
+def cancel_chat(session: str, request_id: str, attempts: Attempts) -> Flow[None]:
+    """End a chat for good."""
+    return unary(
+        Rpc("memory", "CancelChat"),
+        memory_pb2.CancelChatRequest(session=session, request_id=request_id),
+        lambda _response: None,
+        attempts,
+    )
+
+
 def get_model(attempts: Attempts) -> Flow[ModelInfo]:
     """The model that the daemon serves."""
     return unary(
@@ -221,6 +232,44 @@ def rotate_api_key(identity: str, grace: timedelta | None, attempts: Attempts) -
     if grace is not None:
         request.grace.FromTimedelta(grace)
     return unary(Rpc("admin", "RotateApiKey"), request, _responses.new_api_key, attempts)
+
+
+def get_quota(tenant: str, attempts: Attempts) -> Flow[Quota]:
+    """What a tenant may have and uses."""
+    return unary(
+        Rpc("admin", "GetQuota"),
+        admin_pb2.GetQuotaRequest(tenant=tenant),
+        _responses.quota,
+        attempts,
+    )
+
+
+def set_quota(
+    tenant: str, limits: Mapping[str, int | None], defaults: Sequence[str], attempts: Attempts
+) -> Flow[Quota]:
+    """Change what a tenant may have; None leaves a limit."""
+    return unary(
+        Rpc("admin", "SetQuota"),
+        admin_pb2.SetQuotaRequest(tenant=tenant, defaults=defaults, **limits),
+        _responses.new_quota,
+        attempts,
+    )
+
+
+def discard_session(tenant: str, name: str, attempts: Attempts) -> Flow[int]:
+    """Delete a session that cannot be read; a retry that finds it gone has done its work."""
+    request = admin_pb2.DiscardSessionRequest(tenant=tenant, name=name)
+    try:
+        yield from unary(
+            Rpc("admin", "DiscardSession"),
+            request,
+            lambda response: response.keys_deleted,
+            attempts,
+        )
+    except SessionNotFound:
+        if not attempts.failed_before:
+            raise
+        yield Emit(0)
 
 
 def is_serving(attempts: Attempts) -> Flow[bool]:

@@ -1,5 +1,6 @@
 """The blocking client: a thin shell over the flows."""
 
+import contextlib
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from memoryd_client import _append, _calls, _channel, _objects, _reply, _requests, _source
 from memoryd_client._drive import Exchange, drive
+from memoryd_client._errors import MemorydError
 from memoryd_client._flow import Flow
 from memoryd_client._retry import Attempts, Retry
 from memoryd_client._types import (
@@ -21,6 +23,7 @@ from memoryd_client._types import (
     NewApiKey,
     Offset,
     Progress,
+    Quota,
     Role,
     Sampling,
     Scope,
@@ -39,15 +42,21 @@ T = TypeVar("T")
 class Reply:
     """A reply as it is written. Nothing is sent before it is read.
 
-    Iterating gives text as it arrives. Leaving a `with` block, or `close`, cancels the rest.
+    Iterating gives text as it arrives. Leaving a `with` block, or `close`, cancels the rest; a
+    chat's turn is closed then, while one whose connection breaks can be taken up again.
     token_ids: ids of the tokens that have arrived. request_id: names a chat, empty for a query.
     """
 
     def __init__(
-        self, deltas: Generator[str, None, None], state: _reply.ReplyState, request_id: str
+        self,
+        deltas: Generator[str, None, None],
+        state: _reply.ReplyState,
+        request_id: str = "",
+        cancel: Callable[[], None] | None = None,
     ) -> None:
         self._deltas = deltas
         self._state = state
+        self._cancel = cancel
         self.request_id = request_id
 
     def __iter__(self) -> Iterator[str]:
@@ -68,7 +77,11 @@ class Reply:
 
     def close(self) -> None:
         """Cancel what has not been read."""
+        cancelled, self._state.ended = self._state.under_way, True
         self._deltas.close()
+        if cancelled and self._cancel is not None:
+            with contextlib.suppress(MemorydError):
+                self._cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -297,7 +310,7 @@ class Client:
         )
         state = _reply.ReplyState(on_progress)
         flow = _reply.query(request, state, Attempts(self._retry, timeout))
-        return Reply(self._stream(flow), state, request_id="")
+        return Reply(self._stream(flow), state)
 
     def chat(
         self,
@@ -317,7 +330,15 @@ class Client:
         request = _requests.chat(session, request_id or uuid.uuid4().hex, message, sampling)
         state = _reply.ReplyState(on_progress)
         flow = _reply.chat(request, state, Attempts(self._retry, timeout))
-        return Reply(self._stream(flow), state, request.request_id)
+        once = Attempts(Retry(give_up_after=0.0), _reply.CANCEL_SECONDS)
+        ended = _calls.cancel_chat(session, request.request_id, once)
+        return Reply(
+            self._stream(flow), state, request.request_id, cancel=lambda: self._answer(ended)
+        )
+
+    def cancel_chat(self, session: str, request_id: str) -> None:
+        """End a chat for good, from wherever: what was sent is kept, and its turn is closed."""
+        self._answer(_calls.cancel_chat(session, request_id, self._attempts()))
 
     def get_model(self) -> ModelInfo:
         """The model that the daemon serves."""
@@ -348,6 +369,40 @@ class Client:
         """A new key like `key_id`, which itself works on for `grace`; None revokes it at once."""
         attempts = self._attempts(idempotent=False)
         return self._answer(_calls.rotate_api_key(key_id, grace, attempts))
+
+    def get_quota(self, tenant: str) -> Quota:
+        """What a tenant may have and what it uses of it. Needs the admin scope."""
+        return self._answer(_calls.get_quota(tenant, self._attempts()))
+
+    def set_quota(
+        self,
+        tenant: str,
+        *,
+        sessions: int | None = None,
+        stored_bytes: int | None = None,
+        tokens_per_minute: int | None = None,
+        concurrent_queries: int | None = None,
+        defaults: Sequence[str] = (),
+    ) -> Quota:
+        """Change what a tenant may have; 0 is no limit, None leaves a limit as it is.
+
+        defaults: names of limits that go back to what daemons are configured with. Needs the admin
+        scope.
+        """
+        limits = {
+            "sessions": sessions,
+            "stored_bytes": stored_bytes,
+            "tokens_per_minute": tokens_per_minute,
+            "concurrent_queries": concurrent_queries,
+        }
+        return self._answer(_calls.set_quota(tenant, limits, defaults, self._attempts()))
+
+    def discard_session(self, tenant: str, name: str) -> int:
+        """Delete a session whose record cannot be read; how many keys it had in Redis.
+
+        Sessions that can be read are refused: they are their tenant's. Needs the admin scope.
+        """
+        return self._answer(_calls.discard_session(tenant, name, self._attempts()))
 
     def is_serving(self) -> bool:
         """The standard health check: the daemon takes calls."""

@@ -208,6 +208,25 @@ class StorageFull(_Reasoned):
     row = Reason.STORAGE_FULL
 
 
+class QuotaExceeded(_Reasoned):
+    """The tenant has used up one of its limits; facts: quota, limit, used.
+
+    Tried again only where waiting helps: where the daemon says for how long.
+    """
+
+    row = Reason.QUOTA_EXCEEDED
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        facts: dict[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, facts=facts, retry_after=retry_after)
+        self.retryable = retry_after is not None
+
+
 class SlotsBusy(_Reasoned):
     """Every slot of the daemon is in use."""
 

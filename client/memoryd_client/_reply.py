@@ -18,18 +18,28 @@ from memoryd_proto.v1 import memory_pb2
 
 OnProgress = Callable[[Progress], None]
 
+CANCEL_SECONDS = 5.0
+"""For the one try to close the turn of a reply that is left: otherwise its time-out does."""
+
 
 @dataclass
 class ReplyState:
     """What has arrived of a reply.
 
+    sent: the request is on its way. ended: nothing more comes, for whatever reason.
     characters, token_ids: delivered so far, over all attempts.
     """
 
     on_progress: OnProgress | None
+    sent: bool = False
+    ended: bool = False
     completion: Completion | None = None
     characters: int = 0
     token_ids: list[int] = field(default_factory=list)
+
+    @property
+    def under_way(self) -> bool:
+        return self.sent and not self.ended
 
     def finished(self) -> Completion:
         """The end of the reply; RuntimeError while it is still being written."""
@@ -62,8 +72,14 @@ def chat(request: memory_pb2.ChatRequest, state: ReplyState, attempts: Attempts)
         except MemorydError as error:
             if state.characters > delivered:
                 attempts.progress()
-            yield Sleep(attempts.pause_after(error))
+            try:
+                pause = attempts.pause_after(error)
+            except MemorydError:
+                state.ended = True
+                raise
+            yield Sleep(pause)
         else:
+            state.ended = True
             return
 
 
@@ -76,6 +92,7 @@ def _read(
     # Deltas of a replay may be cut elsewhere than the first time: count characters, not deltas.
     skip_characters, skip_tokens = state.characters, len(state.token_ids)
     request.report_progress = state.on_progress is not None
+    state.sent = True
     yield Open(rpc, request, attempts.time_left())
     while (response := (yield Read())) is not None:
         match response.WhichOneof("event"):

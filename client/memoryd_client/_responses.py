@@ -13,6 +13,8 @@ from memoryd_client._types import (
     ModelInfo,
     NewApiKey,
     Offset,
+    Quota,
+    QuotaFigures,
     RetainedHead,
     RetainedToken,
     Session,
@@ -149,7 +151,27 @@ def stats(message: admin_pb2.GetStatsResponse) -> Stats:
         durability=message.durability,
         draining=message.draining,
         tasks=message.tasks,
+        missing=tuple(message.missing),
     )
+
+
+def _figures(message: admin_pb2.Quota) -> QuotaFigures:
+    return QuotaFigures(
+        sessions=message.sessions,
+        stored_bytes=message.stored_bytes,
+        tokens_per_minute=message.tokens_per_minute,
+        concurrent_queries=message.concurrent_queries,
+    )
+
+
+def quota(message: admin_pb2.GetQuotaResponse) -> Quota:
+    """What a tenant may have and uses."""
+    return Quota(_figures(message.limits), tuple(message.own), _figures(message.used))
+
+
+def new_quota(message: admin_pb2.SetQuotaResponse) -> Quota:
+    """What a tenant may have from now on."""
+    return Quota(_figures(message.limits), tuple(message.own))
 
 
 def api_key(message: admin_pb2.ApiKey) -> ApiKey:

@@ -251,7 +251,10 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Stats:
-    """Figures of a daemon: tokens and checkpoints since its start, bytes and slots now."""
+    """Figures of a daemon: tokens and checkpoints since its start, bytes and slots now.
+
+    missing: names of figures that could not be read, and are 0.
+    """
 
     version: str
     daemon_id: str
@@ -272,6 +275,33 @@ class Stats:
     durability: str
     draining: bool
     tasks: int
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class QuotaFigures:
+    """Limits of a tenant, 0 for none; or what it uses of them.
+
+    tokens_per_minute: read and written. concurrent_queries: replies of queries and chats.
+    """
+
+    sessions: int
+    stored_bytes: int
+    tokens_per_minute: int
+    concurrent_queries: int
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What a tenant may have, over all daemons.
+
+    own: names of the limits that are not the daemon's defaults. used: what it uses now; tokens and
+    replies are 0 where there is no limit to them. None where it was not asked for.
+    """
+
+    limits: QuotaFigures
+    own: tuple[str, ...]
+    used: QuotaFigures | None = None
 
 
 class Scope(StrEnum):

@@ -1,20 +1,23 @@
-"""`memoryd admin`: look at a daemon, end it, and hand out keys."""
+"""`memoryd admin`: look at a daemon, end it, hand out keys, and limit tenants."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memoryd.cli import output
+from memoryd.cli import output, quotas
 from memoryd.cli.connection import DEFAULT_TARGET, ApiKey, AsJson, Target, UseTls, connect
 from memoryd.cli.errors import Refused
 
 if TYPE_CHECKING:
     from memoryd_client import NewApiKey, Scope
 
-app = typer.Typer(help="Look at a daemon, end it, and hand out keys.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at a daemon, end it, hand out keys, and limit tenants.", no_args_is_help=True
+)
 keys = typer.Typer(help="API keys of all tenants; needs the admin scope.", no_args_is_help=True)
 app.add_typer(keys, name="key")
+app.add_typer(quotas.app, name="quota")
 
 
 @app.command()
@@ -46,7 +49,12 @@ def stats(
             ("backlog", f"{output.count(figures.backlog_tokens)} tokens"),
             ("checkpoints", output.count(figures.checkpoints)),
             ("resident memory", output.size(figures.resident_bytes)),
-            ("memory in Redis", output.size(figures.redis_used_bytes)),
+            (
+                "memory in Redis",
+                "a server did not answer"
+                if "redis_used_bytes" in figures.missing
+                else output.size(figures.redis_used_bytes),
+            ),
         ]
     )
 
@@ -57,6 +65,23 @@ def drain(target: Target = DEFAULT_TARGET, api_key: ApiKey = None, tls: UseTls =
     with connect(target, api_key, tls) as client:
         released = client.drain()
     typer.echo(f"drained: {released} sessions released")
+
+
+@app.command()
+def discard(
+    tenant: Annotated[str, typer.Argument(help="Tenant that the session belongs to.")],
+    name: Annotated[str, typer.Argument(help="Name of the session.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    tls: UseTls = False,
+) -> None:
+    """Delete a session whose record in Redis cannot be read."""
+    if not yes:
+        typer.confirm(f"Delete all that is left of {tenant}'s session {name}?", abort=True)
+    with connect(target, api_key, tls) as client:
+        deleted = client.discard_session(tenant, name)
+    typer.echo(f"discarded: {deleted} keys")
 
 
 @keys.command()

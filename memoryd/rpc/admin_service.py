@@ -1,4 +1,4 @@
-"""AdminService: the model, figures, the end, and API keys."""
+"""AdminService: the model, figures, the end, API keys, quotas, and sessions beyond reading."""
 
 import asyncio
 from importlib.metadata import version
@@ -7,19 +7,26 @@ import psutil
 import structlog
 from google.protobuf import timestamp_pb2
 
-from memoryd.errors import StorageUnavailable
+from memoryd.quotas.questions import Question
 from memoryd.rpc import convert
-from memoryd.rpc.calls import Call, Servicer, detached, unary
-from memoryd.storage.keys import validate_name
+from memoryd.rpc.calls import Call, Host, Servicer, detached, unary
+from memoryd.sessions.discarding import discard
+from memoryd.storage.keys import SessionKey, validate_name
 from memoryd_proto.v1 import admin_pb2, admin_pb2_grpc
 
 logger = structlog.get_logger(__name__)
 
 _PATH = "/memoryd.v1.AdminService/"
+STATS_SECONDS = 2.0
+"""How long a server of Redis may take to tell its figures."""
 
 
 class AdminService(Servicer, admin_pb2_grpc.AdminServiceServicer):
     """See admin.proto."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._memory = Question(host.manager.services.store.memory, patience=STATS_SECONDS)
 
     @unary(_PATH + "GetModel", admin_pb2.GetModelResponse)
     async def GetModel(  # noqa: N802
@@ -49,10 +56,8 @@ class AdminService(Servicer, admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.GetStatsResponse:
         host, services = self.host, self.manager.services
         engine = services.engine.stats()
-        try:
-            redis_used = (await detached(services.store.memory())).used
-        except StorageUnavailable:
-            redis_used = 0
+        # Whoever asks how a daemon is does so when servers are down, too.
+        memory = await self._memory.answer()
         start = timestamp_pb2.Timestamp()
         start.FromMilliseconds(host.start_ms)
         return admin_pb2.GetStatsResponse(
@@ -70,7 +75,8 @@ class AdminService(Servicer, admin_pb2_grpc.AdminServiceServicer):
             backlog_tokens=sum(actor.backlog for actor in self.manager.actors),
             checkpoints=services.counters.checkpoints,
             resident_bytes=psutil.Process().memory_info().rss,
-            redis_used_bytes=redis_used,
+            redis_used_bytes=memory.used if memory is not None else 0,
+            missing=() if memory is not None else ("redis_used_bytes",),
             storage=host.storage_name,
             durability=host.durability,
             draining=host.draining.is_set(),
@@ -134,3 +140,34 @@ class AdminService(Servicer, admin_pb2_grpc.AdminServiceServicer):
         self.host.authenticator.forget(request.id)
         logger.info("api_key_rotated", key_id=request.id, new=record.id, by=call.tenant)
         return admin_pb2.RotateApiKeyResponse(key=convert.api_key(record), secret=secret)
+
+    @unary(_PATH + "GetQuota", admin_pb2.GetQuotaResponse)
+    async def GetQuota(  # noqa: N802
+        self,
+        request: admin_pb2.GetQuotaRequest,
+        call: Call,  # noqa: ARG002
+    ) -> admin_pb2.GetQuotaResponse:
+        tenant = validate_name(request.tenant, "tenant name")
+        limits, own, used = await detached(self.quotas.show(tenant))
+        return admin_pb2.GetQuotaResponse(
+            limits=convert.quota(limits), own=own, used=convert.quota(used)
+        )
+
+    @unary(_PATH + "SetQuota", admin_pb2.SetQuotaResponse)
+    async def SetQuota(  # noqa: N802
+        self, request: admin_pb2.SetQuotaRequest, call: Call
+    ) -> admin_pb2.SetQuotaResponse:
+        tenant = validate_name(request.tenant, "tenant name")
+        changes = convert.quota_changes(request)
+        limits, own = await detached(self.quotas.set_limits(tenant, changes))
+        logger.info("quota_set", of=tenant, limits=changes, by=call.tenant)
+        return admin_pb2.SetQuotaResponse(limits=convert.quota(limits), own=own)
+
+    @unary(_PATH + "DiscardSession", admin_pb2.DiscardSessionResponse)
+    async def DiscardSession(  # noqa: N802
+        self, request: admin_pb2.DiscardSessionRequest, call: Call
+    ) -> admin_pb2.DiscardSessionResponse:
+        key = SessionKey(request.tenant, request.name)
+        deleted = await detached(discard(self.manager, key))
+        logger.warning("session_discarded", session=str(key), keys=deleted, by=call.tenant)
+        return admin_pb2.DiscardSessionResponse(keys_deleted=deleted)

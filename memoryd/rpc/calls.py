@@ -9,9 +9,8 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Iterator,
 )
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
@@ -29,6 +28,7 @@ from memoryd.errors import (
     OwnershipLost,
 )
 from memoryd.metrics import Metrics, Snapshot
+from memoryd.quotas.quotas import Quotas
 from memoryd.rpc import permissions
 from memoryd.rpc.admission import Admission
 from memoryd.rpc.arrival import Arrival
@@ -147,6 +147,10 @@ class Servicer:
     def manager(self) -> SessionManager:
         return self.host.manager
 
+    @property
+    def quotas(self) -> Quotas:
+        return self.host.manager.services.quotas
+
     async def owned(self, call: Call, name: str) -> SessionActor:
         """The session's actor; use it before the next await. Raises Elsewhere."""
         found = await self.manager.locate(call.key(name))
@@ -211,12 +215,19 @@ async def _entered(servicer: Servicer, context: Context, arrival: Arrival) -> As
             host.running.discard(task)
 
 
-@contextmanager
-def _observed(host: Host, arrival: Arrival) -> Iterator[None]:
-    """A span and figures of the call, whatever its end."""
+@asynccontextmanager
+async def _answered(servicer: Servicer, context: Context, arrival: Arrival) -> AsyncGenerator[Call]:
+    """The call, from its arrival to its end: a span, figures, and whatever goes wrong a status."""
+    host = servicer.host
     try:
         with host.tracing.span(arrival):
-            yield
+            try:
+                async with _entered(servicer, context, arrival) as call:
+                    yield call
+            except asyncio.CancelledError as cancelled:
+                await _fail(context, _cut_off(host, arrival, cancelled), arrival)
+            except Exception as error:  # noqa: BLE001  the edge: each becomes a status
+                await _fail(context, error, arrival)
     finally:
         host.metrics.call_ended(arrival.rpc, arrival.tenant, arrival.outcome, arrival.seconds)
 
@@ -261,28 +272,17 @@ def unary(
         @functools.wraps(handler)
         async def handle(self: Servicer, request: Any, context: Context) -> Response:
             arrival, host = Arrival.of(context, path), self.host
-            with _observed(host, arrival):
+            async with _answered(self, context, arrival) as call:
                 try:
-                    async with _entered(self, context, arrival) as call:
-                        try:
-                            if isinstance(request, (Message, Undecodable)):
-                                self.check(request)
-                            return await handler(self, request, call)
-                        except Elsewhere as owner:
-                            host.metrics.forwarded(arrival.rpc)
-                            forwarded: Any = await host.peers.unary(
-                                owner.address,
-                                path,
-                                request,
-                                response_type,
-                                context,
-                                arrival.headers,
-                            )
-                            return forwarded  # type: ignore[no-any-return]
-                except asyncio.CancelledError as cancelled:
-                    await _fail(context, _cut_off(host, arrival, cancelled), arrival)
-                except Exception as error:  # noqa: BLE001  the edge: each becomes a status
-                    await _fail(context, error, arrival)
+                    if isinstance(request, (Message, Undecodable)):
+                        self.check(request)
+                    return await handler(self, request, call)
+                except Elsewhere as owner:
+                    host.metrics.forwarded(arrival.rpc)
+                    forwarded: Any = await host.peers.unary(
+                        owner.address, path, request, response_type, context, arrival.headers
+                    )
+                    return forwarded  # type: ignore[no-any-return]
 
         return handle
 
@@ -308,37 +308,25 @@ def streaming(
                 if isinstance(request, (Message, Undecodable))
                 else Requests(request, host.draining)
             )
-            with _observed(host, arrival):
+            async with _answered(self, context, arrival) as call:
                 try:
-                    async with _entered(self, context, arrival) as call:
-                        try:
-                            if requests is None:
-                                self.check(request)
-                            given = requests or request
-                            async with aclosing(handler(self, given, call)) as responses:
-                                async for response in responses:
-                                    yield response
-                        except Elsewhere as owner:
-                            host.metrics.forwarded(arrival.rpc)
-                            sent = request if requests is None else requests.passed_on()
-                            async with aclosing(
-                                host.peers.stream(
-                                    owner.address,
-                                    path,
-                                    sent,
-                                    response_type,
-                                    context,
-                                    arrival.headers,
-                                )
-                            ) as responses:
-                                async for forwarded in responses:
-                                    yield forwarded  # type: ignore[misc]
-                            if requests is not None and requests.cut_off is not None:
-                                raise requests.cut_off from None
-                except asyncio.CancelledError as cancelled:
-                    await _fail(context, _cut_off(host, arrival, cancelled), arrival)
-                except Exception as error:  # noqa: BLE001  the edge: each becomes a status
-                    await _fail(context, error, arrival)
+                    if requests is None:
+                        self.check(request)
+                    async with aclosing(handler(self, requests or request, call)) as responses:
+                        async for response in responses:
+                            yield response
+                except Elsewhere as owner:
+                    host.metrics.forwarded(arrival.rpc)
+                    sent = request if requests is None else requests.passed_on()
+                    async with aclosing(
+                        host.peers.stream(
+                            owner.address, path, sent, response_type, context, arrival.headers
+                        )
+                    ) as responses:
+                        async for forwarded in responses:
+                            yield forwarded  # type: ignore[misc]
+                    if requests is not None and requests.cut_off is not None:
+                        raise requests.cut_off from None
 
         return handle
 

@@ -3,6 +3,7 @@
 import math
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from google.protobuf import duration_pb2, timestamp_pb2
@@ -18,6 +19,7 @@ from memoryd.sessions.text import Piece, TextState
 from memoryd.storage.api_keys import KeyRecord
 from memoryd.storage.records import SessionRecord
 from memoryd.storage.snapshots import Snapshot
+from memoryd.storage.tenants import LIMITS, Quota
 from memoryd_proto.v1 import admin_pb2, memory_pb2, session_pb2, types_pb2
 
 MAX_LABELS, MAX_LABEL_NAME, MAX_LABEL_VALUE = 64, 64, 256
@@ -156,6 +158,32 @@ def scopes(names: Sequence[str]) -> tuple[Scope, ...]:
     if not names or any(name not in known for name in names):
         raise BadArgument(f"scopes: one or more of {', '.join(known)}", field="scopes")
     return tuple(scope for name, scope in known.items() if name in names)
+
+
+def quota(value: Quota) -> admin_pb2.Quota:
+    return admin_pb2.Quota(**asdict(value))
+
+
+def quota_changes(request: admin_pb2.SetQuotaRequest) -> dict[str, int | None]:
+    """New limits by name, None for those that go back to the default."""
+    changes: dict[str, int | None] = dict.fromkeys(request.defaults)
+    if unknown := changes.keys() - set(LIMITS):
+        raise BadArgument(
+            f"defaults: {', '.join(sorted(unknown))[:100]!r} is none of {', '.join(LIMITS)}",
+            field="defaults",
+        )
+    for name in LIMITS:
+        if not request.HasField(name):
+            continue
+        limit = getattr(request, name)
+        if limit < 0:
+            raise BadArgument(f"{name}: not below 0, which is no limit", field=name)
+        if name in changes:
+            raise BadArgument(f"{name}: set it, or name it in defaults", field=name)
+        changes[name] = limit
+    if not changes:
+        raise BadArgument(f"name a limit: {', '.join(LIMITS)}", field="tenant")
+    return changes
 
 
 def api_key(record: KeyRecord) -> admin_pb2.ApiKey:

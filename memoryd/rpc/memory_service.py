@@ -8,7 +8,7 @@ from memoryd.errors import BadArgument, EmptyStream, InvalidUtf8Content, Ownersh
 from memoryd.rpc import convert
 from memoryd.rpc.calls import Call, Servicer, streaming, unary
 from memoryd.sessions.actor import SessionActor
-from memoryd.sessions.chatting import Exchange, chat
+from memoryd.sessions.chatting import Exchange, cancel_chat, chat
 from memoryd.sessions.query import Freshness, Question, query
 from memoryd.sessions.reply import Delta, ReplyEvent
 from memoryd.sessions.writers import Ack
@@ -38,6 +38,7 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
         expected = convert.position(request.expected_offset) if has_offset else None
         actor = await self.owned(call, request.session)
         with actor.used():
+            await self.quotas.admit_append(call.tenant)
             ack = await actor.append(pieces, writer=writer, seq=seq, expected=expected)
         return memory_pb2.AppendResponse(
             offset=types_pb2.Offset(generation=actor.generation, tokens=ack.next),
@@ -54,7 +55,7 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
             raise EmptyStream("the stream ended before its first message")
         actor = await self.owned(call, first.session)
         with actor.used():
-            async with aclosing(self._acks(actor, first, requests)) as acks:
+            async with aclosing(self._acks(actor, call, first, requests)) as acks:
                 async for seq, ack in acks:
                     yield memory_pb2.AppendStreamResponse(
                         seq=seq,
@@ -66,12 +67,13 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
     async def _acks(
         self,
         actor: SessionActor,
+        call: Call,
         first: memory_pb2.AppendStreamRequest,
         requests: AsyncIterator[memory_pb2.AppendStreamRequest],
     ) -> AsyncGenerator[tuple[int, Ack]]:
         """Journals the stream's messages, at most STREAM_WINDOW_BYTES of them at a time."""
         window = _Window()
-        reader = asyncio.ensure_future(self._read(actor, first, requests, window))
+        reader = asyncio.ensure_future(self._read(actor, call, first, requests, window))
         try:
             while (item := await window.next()) is not None:
                 seq, appended = item
@@ -84,6 +86,7 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
     async def _read(
         self,
         actor: SessionActor,
+        call: Call,
         first: memory_pb2.AppendStreamRequest,
         requests: AsyncIterator[memory_pb2.AppendStreamRequest],
         window: "_Window",
@@ -100,6 +103,7 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
                     raise BadArgument("writer_id: one stream has one writer", field="writer_id")
                 writer, seq = convert.writer(first.writer_id, message.seq, required=True)
                 pieces = convert.pieces(message.pieces)
+                await self.quotas.admit_append(call.tenant)
                 await actor.wait_absorbed(soft_limit)
                 size = message.ByteSize()
                 await window.room(size)
@@ -134,9 +138,14 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
             try:
                 actor = await self.owned(call, request.session)
                 with actor.used(), self.host.admission.place(call.tenant):
-                    async with aclosing(query(actor, question)) as events:
+                    async with (
+                        self.quotas.reply(call.tenant, remembered=False),
+                        aclosing(query(actor, question)) as events,
+                    ):
                         async for event in self._counted(events, call):
-                            answered = answered or isinstance(event, Delta)
+                            if isinstance(event, Delta):
+                                answered = True
+                                self.quotas.charge(call.tenant, len(event.token_ids))
                             yield memory_pb2.QueryResponse(**convert.reply_event(event))
             except OwnershipLost:
                 if answered or attempt == QUERY_ATTEMPTS:
@@ -166,9 +175,24 @@ class MemoryService(Servicer, memory_pb2_grpc.MemoryServiceServicer):
         )
         actor = await self.owned(call, request.session)
         with actor.used(), self.host.admission.place(call.tenant):
-            async with aclosing(chat(actor, exchange)) as events:
+            async with (
+                self.quotas.reply(call.tenant, remembered=True),
+                aclosing(chat(actor, exchange)) as events,
+            ):
                 async for event in self._counted(events, call):
                     yield memory_pb2.ChatResponse(**convert.reply_event(event))
+
+    @unary(_PATH + "CancelChat", memory_pb2.CancelChatResponse)
+    async def CancelChat(  # noqa: N802
+        self, request: memory_pb2.CancelChatRequest, call: Call
+    ) -> memory_pb2.CancelChatResponse:
+        convert.identifier(request.request_id, "request_id", convert.MAX_REQUEST_ID_BYTES)
+        actor = await self.owned(call, request.session)
+        with actor.used():
+            await cancel_chat(actor, request.request_id)
+        return memory_pb2.CancelChatResponse(
+            offset=types_pb2.Offset(generation=actor.generation, tokens=actor.log.next)
+        )
 
     async def _counted(
         self, events: AsyncIterator[ReplyEvent], call: Call

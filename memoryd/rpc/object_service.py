@@ -80,7 +80,10 @@ class ObjectCalls(Servicer):
     ) -> session_pb2.SnapshotSessionResponse:
         actor = await self.owned(call, request.name)
         with actor.used():
+            # What it pins is kept twice as soon as the session goes on.
+            await self.quotas.admit_bytes(call.tenant, self.host.info.state_bytes)
             snapshot = await detached(self.objects.snapshot(actor, request.snapshot))
+        self.quotas.changed(actor.record.key)
         return session_pb2.SnapshotSessionResponse(snapshot=convert.snapshot(snapshot))
 
     @unary(_PATH + "ListSnapshots", session_pb2.ListSnapshotsResponse)
@@ -97,8 +100,9 @@ class ObjectCalls(Servicer):
     async def DeleteSnapshot(  # noqa: N802
         self, request: session_pb2.DeleteSnapshotRequest, call: Call
     ) -> session_pb2.DeleteSnapshotResponse:
-        snapshots = self.manager.services.store.snapshots
-        await detached(snapshots.delete(call.key(request.name), request.snapshot))
+        snapshots, key = self.manager.services.store.snapshots, call.key(request.name)
+        await detached(snapshots.delete(key, request.snapshot))
+        self.quotas.changed(key)
         return session_pb2.DeleteSnapshotResponse()
 
     @unary(_PATH + "RestoreSession", session_pb2.RestoreSessionResponse)
@@ -109,6 +113,7 @@ class ObjectCalls(Servicer):
         found = await detached(self.objects.restore(key, request.snapshot))
         if isinstance(found, Remote):
             self.elsewhere(call, found.address)
+        self.quotas.changed(key)
         return session_pb2.RestoreSessionResponse(session=convert.session(found))
 
     @streaming(_PATH + "ExportSession", session_pb2.ExportSessionResponse)

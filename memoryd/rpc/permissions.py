@@ -27,6 +27,7 @@ NEEDED: dict[str, frozenset[Scope]] = {
     _MEMORY + "AppendStream": _WRITE,
     _MEMORY + "Query": _READ,
     _MEMORY + "Chat": _READ | _WRITE,  # its reply tells what is remembered
+    _MEMORY + "CancelChat": _WRITE,
     _OPERATE + "GetModel": _READ,
     _OPERATE + "GetStats": _ADMIN,  # of all tenants together
     _OPERATE + "Drain": _ADMIN,
@@ -34,6 +35,9 @@ NEEDED: dict[str, frozenset[Scope]] = {
     _OPERATE + "ListApiKeys": _ADMIN,
     _OPERATE + "RevokeApiKey": _ADMIN,
     _OPERATE + "RotateApiKey": _ADMIN,
+    _OPERATE + "GetQuota": _ADMIN,
+    _OPERATE + "SetQuota": _ADMIN,
+    _OPERATE + "DiscardSession": _ADMIN,
 }
 
 

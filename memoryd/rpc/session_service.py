@@ -40,14 +40,15 @@ class SessionService(ObjectCalls, session_pb2_grpc.SessionServiceServicer):
                 "archived sessions are not offered by this version of memoryd: create the session "
                 "without archive"
             )
-        record = await detached(
-            self.manager.services.store.create(
-                call.key(request.name or uuid.uuid4().hex),
-                model=self.manager.services.model_id,
-                ttl_ms=convert.ttl_ms(request.ttl) if request.HasField("ttl") else 0,
-                labels=convert.labels(request.labels),
+        key = call.key(request.name or uuid.uuid4().hex)
+        ttl_ms = convert.ttl_ms(request.ttl) if request.HasField("ttl") else 0
+        labels = convert.labels(request.labels)
+        async with self.quotas.new_session(key):
+            record = await detached(
+                self.manager.services.store.create(
+                    key, model=self.manager.services.model_id, ttl_ms=ttl_ms, labels=labels
+                )
             )
-        )
         return session_pb2.CreateSessionResponse(session=convert.session(record))
 
     @unary(_PATH + "GetSession", session_pb2.GetSessionResponse)

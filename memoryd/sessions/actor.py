@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -54,6 +54,16 @@ class Position:
     tokens: int
 
 
+class RunningChat(Protocol):
+    """A chat as its session knows it, from its call to its end."""
+
+    @property
+    def request_id(self) -> str: ...
+
+    def cancel(self) -> None:
+        """Writes nothing more of the reply."""
+
+
 @dataclass
 class Append:
     """Pieces to append; `future` gives the Ack. writer "" has no protection against doubling."""
@@ -84,11 +94,10 @@ class Hold:
 
 @dataclass
 class Stop:
-    """The last command: checkpoint and release as asked."""
+    """The last command: checkpoint and release as asked. Who waits for it waits for the end."""
 
     checkpoint: bool
     release: bool
-    future: "asyncio.Future[None]"
 
 
 Command = Append | Compose | Hold | Stop
@@ -131,6 +140,7 @@ class SessionActor:
         )
         self.checkpointer = Checkpointer(services, record, engine_key)
         self.absorbed = absorbed
+        self.chats: set[RunningChat] = set()
         self.last_used = time.monotonic()
         self.ended = asyncio.Event()
         self._on_end = on_end
@@ -223,8 +233,7 @@ class SessionActor:
     async def stop(self, *, checkpoint: bool, release: bool) -> None:
         """Finishes what came before, writes back, and ends. Idempotent."""
         if self._gone is None and not self._stopping:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.post(Stop(checkpoint, release, future))
+            self.post(Stop(checkpoint, release))
             self._stopping = True
         await self.ended.wait()
 
@@ -291,6 +300,8 @@ class SessionActor:
     def _on_tokens(self, tokens: Sequence[int]) -> None:
         self.services.counters.tokens_appended += len(tokens)
         self.services.metrics.appended(self.record.key.tenant, len(tokens))
+        self.services.quotas.charge(self.record.key.tenant, len(tokens))
+        self.services.quotas.changed(self.record.key)
         self.services.engine.feed(self.engine_key, tokens)
 
     def on_absorbed(self, offset: int) -> None:
@@ -515,13 +526,13 @@ class SessionActor:
             logger.warning(
                 "session_not_written_back", session=str(self.record.key), error=str(error)
             )
-        _resolve(command.future, None)
 
     async def _end(self) -> None:
         error = self._gone or OwnershipLost("the session was written back; retry the call")
         self._gone = error
         for command in (*self._inbox, *self._deferred):
-            _reject(command.future, error)
+            if not isinstance(command, Stop):
+                _reject(command.future, error)
         self._inbox.clear()
         self._deferred.clear()
         self._absorbed_event.set()

@@ -51,12 +51,16 @@ class _Chat:
         self._cancelled = False
         self._generation: Generation | None = None
 
+    @property
+    def request_id(self) -> str:
+        return self.exchange.request_id
+
     def cancel(self) -> None:
         """The caller went away: what was sent is kept, and nothing more is written.
 
         The turn stays open, as after a death of the daemon. A broken connection looks the same as
-        a change of mind, so the same request id goes on with the reply; the next writer, or the
-        turn's timeout, closes it.
+        a change of mind, so the same request id goes on with the reply; `cancel_chat`, the next
+        writer, or the turn's timeout closes it.
         """
         self._cancelled = True
         if self._generation is not None:
@@ -84,10 +88,11 @@ class _Chat:
         record = log.chats.get(exchange.request_id, exchange.message)
         replayed = record is not None
         if record is None:
-            if self._cancelled:
-                return
             record = log.chats.new(exchange.message, exchange.options.sampling.seed)
-            await self._write(self._opening(record))
+            if self._cancelled:
+                record = replace(record, finish="cancelled")
+            else:
+                await self._write(self._opening(record))
         elif record.text:
             self.out.put_nowait(Delta(record.text, record.reply))
         if record.finish is None and log.text.writer != self.writer:
@@ -206,11 +211,34 @@ async def chat(actor: SessionActor, exchange: Exchange) -> AsyncGenerator[ReplyE
     """
     running = _Chat(actor, exchange)
     task = actor.spawn(running.run())
+    actor.chats.add(running)
     try:
         while (event := await running.out.get()) is not None:
             if isinstance(event, MemorydError):
                 raise event
             yield event
     finally:
+        actor.chats.discard(running)
         if not task.done():
             running.cancel()
+
+
+async def cancel_chat(actor: SessionActor, request_id: str) -> None:
+    """Ends an exchange for good: its reply, and its turn if that is open still.
+
+    Raises what appends raise.
+    """
+    for running in tuple(actor.chats):
+        if running.request_id == request_id:
+            running.cancel()
+
+    def build(log: SessionLog) -> Change | None:
+        if log.text.writer != CHAT_WRITER + request_id:
+            return None
+        tokens, text = actor.services.framer.close(log.text)
+        chats = log.chats
+        if (record := chats.records.get(request_id)) is not None:
+            chats = chats.put(request_id, replace(record, finish="cancelled"))
+        return Change(tokens, text, log.writers, chats, (Closed(),))
+
+    await actor.compose(build)

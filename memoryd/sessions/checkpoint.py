@@ -93,5 +93,6 @@ class Checkpointer:
         await services.store.commit(record.lease, reference)
         self.committed = reference
         services.counters.checkpoints += 1
+        services.quotas.changed(record.key)
         services.metrics.checkpointed(time.monotonic() - began, len(body))
         return reference

@@ -55,11 +55,12 @@ class SessionObjects:
     ) -> None:
         self._manager = manager
         self._store = manager.services.store
+        self._quotas = manager.services.quotas
         self._planter = Planter(manager)
         self._export_key = export_key
         self._import_unsigned = import_unsigned
-
         self._max_archive = max_archive
+
     async def update(
         self, key: SessionKey, *, ttl_ms: int | None, relabel: Callable[[Labels], Labels]
     ) -> SessionRecord:
@@ -98,8 +99,9 @@ class SessionObjects:
         raise went_on(actor.record.key)
 
     async def copy(self, cut: Cut, state: bytes, key: SessionKey) -> SessionRecord:
-        """Make another session of what was read out of one. Raises SessionExists."""
-        return await self._planter.plant(await self._planter.stage(cut, state, key))
+        """Make another session of what was read out of one. Raises SessionExists, QuotaExceeded."""
+        async with self._quotas.new_session(key, len(state) + cut.archived):
+            return await self._planter.plant(await self._planter.stage(cut, state, key))
 
     async def restore(self, key: SessionKey, name: str) -> SessionRecord | Remote:
         """Start a new generation from a snapshot; what was appended since is gone.
@@ -145,7 +147,7 @@ class SessionObjects:
     ) -> SessionRecord:
         """Make a session from a file that was read whole. Unsigned ones are for admins only.
 
-        Raises SignatureRefused, ImportRefused, ModelMismatch, SessionExists.
+        Raises SignatureRefused, ImportRefused, ModelMismatch, SessionExists, QuotaExceeded.
         """
         if not (file.signed or (self._import_unsigned and by_admin)):
             raise SignatureRefused(
@@ -153,11 +155,14 @@ class SessionObjects:
                 "exported here, or set import_unsigned and use a key with the scope admin"
             )
         await self.refuse_existing(key)
-        try:
-            seed = await self._planter.stage(file.cut, file.state, key)
-        except StateCorrupt as error:
-            raise ImportRefused(f"the file was refused: {error.message}") from error
-        return await self._planter.plant(seed)
+        async with self._quotas.new_session(key, len(file.state) + file.cut.archived):
+            try:
+                check_archive(file.archive, file.cut.next)
+                archive = _in_pieces(file.archive)
+                seed = await self._planter.stage(file.cut, file.state, key, archive)
+            except StateCorrupt as error:
+                raise ImportRefused(f"the file was refused: {error.message}") from error
+            return await self._planter.plant(seed)
 
     async def refuse_existing(self, key: SessionKey) -> None:
         """Raise SessionExists before any work is done."""

@@ -8,6 +8,7 @@ from lalte.text import Tokenizer
 from memoryd.engine.engine import Engine
 from memoryd.engine.messages import Sampling
 from memoryd.metrics import Metrics
+from memoryd.quotas.quotas import Quotas
 from memoryd.sessions.text import TextFramer
 from memoryd.storage.blobs import BlobStore
 from memoryd.storage.store import Store
@@ -60,6 +61,7 @@ class Services:
     address: str
     shared: bool
     limits: Limits
+    quotas: Quotas
     now_ms: Callable[[], int] = wall_clock_ms
     counters: Counters = field(default_factory=Counters)
     metrics: Metrics = field(default_factory=Metrics)

@@ -60,6 +60,11 @@ class SessionKey:
         """The hash that is the truth about the session."""
         return f"{self._prefix}:meta"
 
+    @property
+    def pattern(self) -> str:
+        """Matches all keys of the session in SCAN: encoded names hold none of its wildcards."""
+        return f"{self._prefix}:*"
+
     def journal(self, generation: str) -> str:
         """Name the stream of journalled tokens of one generation."""
         return f"{self._prefix}:journal:{generation}"

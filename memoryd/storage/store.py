@@ -50,6 +50,7 @@ from memoryd.storage.topology import describe, is_cluster
 
 JOURNAL_PAGE = 256
 """Entries read at once when a journal is replayed."""
+SCAN_STEP = 1000
 MEMORY_MAX_AGE = 1.0
 """Seconds for which the server's memory figures are believed."""
 
@@ -375,6 +376,26 @@ class Store:
         if answer[0] != b"OK":
             refuse(key, answer)
         await self.tenants.account(key.tenant, {key.name: GONE})
+
+    async def discard(self, key: SessionKey) -> int:
+        """Delete all keys of a session by their names, whatever they hold; give their number.
+
+        Meta goes first, as ever. Looks through all keys of the server that holds them.
+        """
+        server = await self._client.server_of(key.meta)
+        deleted = int(await self._client.command("UNLINK", key.meta))
+        cursor = 0
+        while True:
+            step, found = await self._client.ask(
+                server, "SCAN", cursor, "MATCH", key.pattern, "COUNT", SCAN_STEP
+            )
+            if found:
+                deleted += int(await self._client.command("UNLINK", *found))
+            cursor = int(step)
+            if not cursor:
+                break
+        await self.tenants.account(key.tenant, {key.name: GONE})
+        return deleted
 
     async def memory(self) -> MemoryInfo:
         """Return the sums of all primaries' memory figures, at most a second old."""

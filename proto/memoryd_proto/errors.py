@@ -42,6 +42,7 @@ class Reason(StrEnum):
     OFFSET_BEYOND_END = "OFFSET_BEYOND_END"
     BACKLOG_FULL = "BACKLOG_FULL"
     STORAGE_FULL = "STORAGE_FULL"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     SLOTS_BUSY = "SLOTS_BUSY"
     LANES_BUSY = "LANES_BUSY"
     OWNERSHIP_LOST = "OWNERSHIP_LOST"
@@ -164,6 +165,11 @@ ERRORS: dict[Reason, ErrorSpec] = {
     ),
     Reason.STORAGE_FULL: ErrorSpec(
         StatusCode.RESOURCE_EXHAUSTED, True, "Free memory in Redis or raise its maxmemory."
+    ),
+    Reason.QUOTA_EXCEEDED: ErrorSpec(
+        StatusCode.RESOURCE_EXHAUSTED,
+        True,
+        "Wait for the delay given; where there is none, delete something or have the limit raised.",
     ),
     Reason.SLOTS_BUSY: ErrorSpec(
         StatusCode.RESOURCE_EXHAUSTED, True, "Every slot is in use: retry after the delay given."

@@ -4,10 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from harness.calls import Calls
 from harness.daemons import Cluster
 from harness.streams import AT_ONCE, GREEDY, absorbed, forget_heartbeat, memory, prose
 from memoryd.storage.keys import SessionKey
 from memoryd_client import FinishReason, RequestReused, Sampling
+from memoryd_proto.v1 import memory_pb2, types_pb2
 
 MESSAGE = "Tell me about the river."
 DRAWN = Sampling(temperature=0.9, top_p=0.95, repetition_penalty=1.1, seed=11, max_tokens=80)
@@ -69,14 +71,54 @@ def test_a_cancelled_chat_keeps_what_was_sent_and_closes_its_turn(pair: Cluster,
     reply = client.chat(name, MESSAGE, request_id="r", sampling=Sampling(max_tokens=1024))
     heard = "".join(text for text, _ in zip(reply, range(3), strict=False))
     reply.close()
-    # A writer that comes next waits for the end of the turn and is not refused.
-    after = client.append(name, "Enough.").offset.tokens
+    closed = client.get_session(name).acked_tokens
+    for _ in range(2):
+        client.cancel_chat(name, "r")
+    client.cancel_chat(name, "never begun")
+    assert client.get_session(name).acked_tokens == closed
     replay = client.chat(name, MESSAGE, request_id="r")
     assert replay.text().startswith(heard)
     assert replay.completion.replayed
     assert replay.completion.finish_reason == FinishReason.CANCELLED
     assert replay.completion.usage.completion_tokens < 1024
-    assert absorbed(client, name).acked_tokens == after
+    assert absorbed(client, name).acked_tokens == closed
+    # What comes next begins a turn of its own: nothing is left to be closed before it.
+    other = f"{name}-other"
+    client.create_session(other)
+    first = client.append(other, "Enough.").offset.tokens
+    second = client.append(other, "Enough.").offset.tokens
+    assert client.append(name, "Enough.").offset.tokens - closed == second - first
+
+
+def test_a_chat_is_cancelled_from_elsewhere(pair: Cluster, name: str) -> None:
+    """Through another daemon, which passes it on to the one that writes the reply."""
+    pair.on_a.create_session(name)
+    reply = pair.on_a.chat(name, MESSAGE, request_id="r", sampling=Sampling(max_tokens=1024))
+    deltas = iter(reply)
+    next(deltas)
+    pair.on_b.cancel_chat(name, "r")
+    list(deltas)
+    assert reply.completion.finish_reason == FinishReason.CANCELLED
+    assert reply.completion.usage.completion_tokens < 1024
+
+
+def test_a_chat_whose_caller_went_away_can_be_taken_up_again(pair: Cluster, name: str) -> None:
+    client = pair.on_a
+    client.create_session(name)
+    with Calls(pair.a.address) as calls:
+        request = memory_pb2.ChatRequest(
+            session=name,
+            request_id="r",
+            message=MESSAGE.encode(),
+            sampling=types_pb2.Sampling(max_tokens=32),
+        )
+        stream = calls.memory.Chat(request)
+        heard = next(stream).delta.text
+        stream.cancel()
+    resumed = client.chat(name, MESSAGE, request_id="r", sampling=Sampling(max_tokens=32))
+    assert resumed.text().startswith(heard)
+    assert resumed.completion.replayed
+    assert resumed.completion.finish_reason != FinishReason.CANCELLED
 
 
 def test_a_chat_cut_off_by_a_death_goes_on_where_it_was(pair: Cluster, name: str) -> None:

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmemoryd_proto/v1/admin.proto\x12\nmemoryd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetModelRequest\"\xce\x01\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x10\n\x08numerics\x18\x03 \x01(\t\x12\x0e\n\x06layers\x18\x04 \x03(\t\x12\x12\n\nparameters\x18\x05 \x01(\x03\x12\x12\n\nvocab_size\x18\x06 \x01(\x05\x12\r\n\x05\x63hunk\x18\x07 \x01(\x05\x12\x13\n\x0bstate_bytes\x18\x08 \x01(\x03\x12\x19\n\x11max_prompt_tokens\x18\t \x01(\x05\x12\r\n\x05notes\x18\n \x03(\t\"\x11\n\x0fGetStatsRequest\"\xbb\x03\n\x10GetStatsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tdaemon_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sessions\x18\x04 \x01(\x05\x12\x12\n\nslots_used\x18\x05 \x01(\x05\x12\x13\n\x0bslots_total\x18\x06 \x01(\x05\x12\x12\n\nlanes_used\x18\x07 \x01(\x05\x12\x13\n\x0blanes_total\x18\x08 \x01(\x05\x12\x17\n\x0ftokens_appended\x18\t \x01(\x03\x12\x17\n\x0ftokens_absorbed\x18\n \x01(\x03\x12\x18\n\x10tokens_generated\x18\x0b \x01(\x03\x12\x16\n\x0e\x62\x61\x63klog_tokens\x18\x0c \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\r \x01(\x03\x12\x16\n\x0eresident_bytes\x18\x0e \x01(\x03\x12\x18\n\x10redis_used_bytes\x18\x0f \x01(\x03\x12\x0f\n\x07storage\x18\x10 \x01(\t\x12\x12\n\ndurability\x18\x11 \x01(\t\x12\x10\n\x08\x64raining\x18\x12 \x01(\x08\x12\r\n\x05tasks\x18\x13 \x01(\x05\"\x0e\n\x0c\x44rainRequest\"*\n\rDrainResponse\x12\x19\n\x11sessions_released\x18\x01 \x01(\x05\"\x96\x01\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x13\x43reateApiKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\"G\n\x14\x43reateApiKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.memoryd.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"$\n\x12ListApiKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"7\n\x13ListApiKeysResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.memoryd.v1.ApiKey\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14RevokeApiKeyResponse\"K\n\x13RotateApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\x14RotateApiKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.memoryd.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t2\xa3\x04\n\x0c\x41\x64minService\x12\x45\n\x08GetModel\x12\x1b.memoryd.v1.GetModelRequest\x1a\x1c.memoryd.v1.GetModelResponse\x12\x45\n\x08GetStats\x12\x1b.memoryd.v1.GetStatsRequest\x1a\x1c.memoryd.v1.GetStatsResponse\x12<\n\x05\x44rain\x12\x18.memoryd.v1.DrainRequest\x1a\x19.memoryd.v1.DrainResponse\x12Q\n\x0c\x43reateApiKey\x12\x1f.memoryd.v1.CreateApiKeyRequest\x1a .memoryd.v1.CreateApiKeyResponse\x12N\n\x0bListApiKeys\x12\x1e.memoryd.v1.ListApiKeysRequest\x1a\x1f.memoryd.v1.ListApiKeysResponse\x12Q\n\x0cRevokeApiKey\x12\x1f.memoryd.v1.RevokeApiKeyRequest\x1a .memoryd.v1.RevokeApiKeyResponse\x12Q\n\x0cRotateApiKey\x12\x1f.memoryd.v1.RotateApiKeyRequest\x1a .memoryd.v1.RotateApiKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmemoryd_proto/v1/admin.proto\x12\nmemoryd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetModelRequest\"\xce\x01\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x10\n\x08numerics\x18\x03 \x01(\t\x12\x0e\n\x06layers\x18\x04 \x03(\t\x12\x12\n\nparameters\x18\x05 \x01(\x03\x12\x12\n\nvocab_size\x18\x06 \x01(\x05\x12\r\n\x05\x63hunk\x18\x07 \x01(\x05\x12\x13\n\x0bstate_bytes\x18\x08 \x01(\x03\x12\x19\n\x11max_prompt_tokens\x18\t \x01(\x05\x12\r\n\x05notes\x18\n \x03(\t\"\x11\n\x0fGetStatsRequest\"\xcc\x03\n\x10GetStatsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tdaemon_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sessions\x18\x04 \x01(\x05\x12\x12\n\nslots_used\x18\x05 \x01(\x05\x12\x13\n\x0bslots_total\x18\x06 \x01(\x05\x12\x12\n\nlanes_used\x18\x07 \x01(\x05\x12\x13\n\x0blanes_total\x18\x08 \x01(\x05\x12\x17\n\x0ftokens_appended\x18\t \x01(\x03\x12\x17\n\x0ftokens_absorbed\x18\n \x01(\x03\x12\x18\n\x10tokens_generated\x18\x0b \x01(\x03\x12\x16\n\x0e\x62\x61\x63klog_tokens\x18\x0c \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\r \x01(\x03\x12\x16\n\x0eresident_bytes\x18\x0e \x01(\x03\x12\x18\n\x10redis_used_bytes\x18\x0f \x01(\x03\x12\x0f\n\x07storage\x18\x10 \x01(\t\x12\x12\n\ndurability\x18\x11 \x01(\t\x12\x10\n\x08\x64raining\x18\x12 \x01(\x08\x12\r\n\x05tasks\x18\x13 \x01(\x05\x12\x0f\n\x07missing\x18\x14 \x03(\t\"\x0e\n\x0c\x44rainRequest\"*\n\rDrainResponse\x12\x19\n\x11sessions_released\x18\x01 \x01(\x05\"\x96\x01\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x13\x43reateApiKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\"G\n\x14\x43reateApiKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.memoryd.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"$\n\x12ListApiKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"7\n\x13ListApiKeysResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.memoryd.v1.ApiKey\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14RevokeApiKeyResponse\"K\n\x13RotateApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\x14RotateApiKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.memoryd.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"f\n\x05Quota\x12\x10\n\x08sessions\x18\x01 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x02 \x01(\x03\x12\x19\n\x11tokens_per_minute\x18\x03 \x01(\x03\x12\x1a\n\x12\x63oncurrent_queries\x18\x04 \x01(\x03\"!\n\x0fGetQuotaRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"c\n\x10GetQuotaResponse\x12!\n\x06limits\x18\x01 \x01(\x0b\x32\x11.memoryd.v1.Quota\x12\x0b\n\x03own\x18\x02 \x03(\t\x12\x1f\n\x04used\x18\x03 \x01(\x0b\x32\x11.memoryd.v1.Quota\"\xf1\x01\n\x0fSetQuotaRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x15\n\x08sessions\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x0cstored_bytes\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x1f\n\x12\x63oncurrent_queries\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\x10\n\x08\x64\x65\x66\x61ults\x18\x06 \x03(\tB\x0b\n\t_sessionsB\x0f\n\r_stored_bytesB\x14\n\x12_tokens_per_minuteB\x15\n\x13_concurrent_queries\"B\n\x10SetQuotaResponse\x12!\n\x06limits\x18\x01 \x01(\x0b\x32\x11.memoryd.v1.Quota\x12\x0b\n\x03own\x18\x02 \x03(\t\"5\n\x15\x44iscardSessionRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\".\n\x16\x44iscardSessionResponse\x12\x14\n\x0ckeys_deleted\x18\x01 \x01(\x05\x32\x8a\x06\n\x0c\x41\x64minService\x12\x45\n\x08GetModel\x12\x1b.memoryd.v1.GetModelRequest\x1a\x1c.memoryd.v1.GetModelResponse\x12\x45\n\x08GetStats\x12\x1b.memoryd.v1.GetStatsRequest\x1a\x1c.memoryd.v1.GetStatsResponse\x12<\n\x05\x44rain\x12\x18.memoryd.v1.DrainRequest\x1a\x19.memoryd.v1.DrainResponse\x12Q\n\x0c\x43reateApiKey\x12\x1f.memoryd.v1.CreateApiKeyRequest\x1a .memoryd.v1.CreateApiKeyResponse\x12N\n\x0bListApiKeys\x12\x1e.memoryd.v1.ListApiKeysRequest\x1a\x1f.memoryd.v1.ListApiKeysResponse\x12Q\n\x0cRevokeApiKey\x12\x1f.memoryd.v1.RevokeApiKeyRequest\x1a .memoryd.v1.RevokeApiKeyResponse\x12Q\n\x0cRotateApiKey\x12\x1f.memoryd.v1.RotateApiKeyRequest\x1a .memoryd.v1.RotateApiKeyResponse\x12\x45\n\x08GetQuota\x12\x1b.memoryd.v1.GetQuotaRequest\x1a\x1c.memoryd.v1.GetQuotaResponse\x12\x45\n\x08SetQuota\x12\x1b.memoryd.v1.SetQuotaRequest\x1a\x1c.memoryd.v1.SetQuotaResponse\x12W\n\x0e\x44iscardSession\x12!.memoryd.v1.DiscardSessionRequest\x1a\".memoryd.v1.DiscardSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,29 +40,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATSREQUEST']._serialized_start=337
   _globals['_GETSTATSREQUEST']._serialized_end=354
   _globals['_GETSTATSRESPONSE']._serialized_start=357
-  _globals['_GETSTATSRESPONSE']._serialized_end=800
-  _globals['_DRAINREQUEST']._serialized_start=802
-  _globals['_DRAINREQUEST']._serialized_end=816
-  _globals['_DRAINRESPONSE']._serialized_start=818
-  _globals['_DRAINRESPONSE']._serialized_end=860
-  _globals['_APIKEY']._serialized_start=863
-  _globals['_APIKEY']._serialized_end=1013
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1015
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1068
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1070
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1141
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1143
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1179
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1181
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1236
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1238
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1271
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1273
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1295
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=1297
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1372
-  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=1374
-  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=1445
-  _globals['_ADMINSERVICE']._serialized_start=1448
-  _globals['_ADMINSERVICE']._serialized_end=1995
+  _globals['_GETSTATSRESPONSE']._serialized_end=817
+  _globals['_DRAINREQUEST']._serialized_start=819
+  _globals['_DRAINREQUEST']._serialized_end=833
+  _globals['_DRAINRESPONSE']._serialized_start=835
+  _globals['_DRAINRESPONSE']._serialized_end=877
+  _globals['_APIKEY']._serialized_start=880
+  _globals['_APIKEY']._serialized_end=1030
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1032
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1085
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1087
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1158
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1160
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1196
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1198
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1253
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1255
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1288
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1290
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1312
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=1314
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1389
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=1391
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=1462
+  _globals['_QUOTA']._serialized_start=1464
+  _globals['_QUOTA']._serialized_end=1566
+  _globals['_GETQUOTAREQUEST']._serialized_start=1568
+  _globals['_GETQUOTAREQUEST']._serialized_end=1601
+  _globals['_GETQUOTARESPONSE']._serialized_start=1603
+  _globals['_GETQUOTARESPONSE']._serialized_end=1702
+  _globals['_SETQUOTAREQUEST']._serialized_start=1705
+  _globals['_SETQUOTAREQUEST']._serialized_end=1946
+  _globals['_SETQUOTARESPONSE']._serialized_start=1948
+  _globals['_SETQUOTARESPONSE']._serialized_end=2014
+  _globals['_DISCARDSESSIONREQUEST']._serialized_start=2016
+  _globals['_DISCARDSESSIONREQUEST']._serialized_end=2069
+  _globals['_DISCARDSESSIONRESPONSE']._serialized_start=2071
+  _globals['_DISCARDSESSIONRESPONSE']._serialized_end=2117
+  _globals['_ADMINSERVICE']._serialized_start=2120
+  _globals['_ADMINSERVICE']._serialized_end=2898
 # @@protoc_insertion_point(module_scope)

@@ -40,7 +40,7 @@ class GetStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("version", "daemon_id", "start_time", "sessions", "slots_used", "slots_total", "lanes_used", "lanes_total", "tokens_appended", "tokens_absorbed", "tokens_generated", "backlog_tokens", "checkpoints", "resident_bytes", "redis_used_bytes", "storage", "durability", "draining", "tasks")
+    __slots__ = ("version", "daemon_id", "start_time", "sessions", "slots_used", "slots_total", "lanes_used", "lanes_total", "tokens_appended", "tokens_absorbed", "tokens_generated", "backlog_tokens", "checkpoints", "resident_bytes", "redis_used_bytes", "storage", "durability", "draining", "tasks", "missing")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DAEMON_ID_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,7 @@ class GetStatsResponse(_message.Message):
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     version: str
     daemon_id: str
     start_time: _timestamp_pb2.Timestamp
@@ -79,7 +80,8 @@ class GetStatsResponse(_message.Message):
     durability: str
     draining: bool
     tasks: int
-    def __init__(self, version: _Optional[str] = ..., daemon_id: _Optional[str] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sessions: _Optional[int] = ..., slots_used: _Optional[int] = ..., slots_total: _Optional[int] = ..., lanes_used: _Optional[int] = ..., lanes_total: _Optional[int] = ..., tokens_appended: _Optional[int] = ..., tokens_absorbed: _Optional[int] = ..., tokens_generated: _Optional[int] = ..., backlog_tokens: _Optional[int] = ..., checkpoints: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., redis_used_bytes: _Optional[int] = ..., storage: _Optional[str] = ..., durability: _Optional[str] = ..., draining: bool = ..., tasks: _Optional[int] = ...) -> None: ...
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., daemon_id: _Optional[str] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sessions: _Optional[int] = ..., slots_used: _Optional[int] = ..., slots_total: _Optional[int] = ..., lanes_used: _Optional[int] = ..., lanes_total: _Optional[int] = ..., tokens_appended: _Optional[int] = ..., tokens_absorbed: _Optional[int] = ..., tokens_generated: _Optional[int] = ..., backlog_tokens: _Optional[int] = ..., checkpoints: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., redis_used_bytes: _Optional[int] = ..., storage: _Optional[str] = ..., durability: _Optional[str] = ..., draining: bool = ..., tasks: _Optional[int] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ()
@@ -158,3 +160,69 @@ class RotateApiKeyResponse(_message.Message):
     key: ApiKey
     secret: str
     def __init__(self, key: _Optional[_Union[ApiKey, _Mapping]] = ..., secret: _Optional[str] = ...) -> None: ...
+
+class Quota(_message.Message):
+    __slots__ = ("sessions", "stored_bytes", "tokens_per_minute", "concurrent_queries")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENT_QUERIES_FIELD_NUMBER: _ClassVar[int]
+    sessions: int
+    stored_bytes: int
+    tokens_per_minute: int
+    concurrent_queries: int
+    def __init__(self, sessions: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., concurrent_queries: _Optional[int] = ...) -> None: ...
+
+class GetQuotaRequest(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
+
+class GetQuotaResponse(_message.Message):
+    __slots__ = ("limits", "own", "used")
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    limits: Quota
+    own: _containers.RepeatedScalarFieldContainer[str]
+    used: Quota
+    def __init__(self, limits: _Optional[_Union[Quota, _Mapping]] = ..., own: _Optional[_Iterable[str]] = ..., used: _Optional[_Union[Quota, _Mapping]] = ...) -> None: ...
+
+class SetQuotaRequest(_message.Message):
+    __slots__ = ("tenant", "sessions", "stored_bytes", "tokens_per_minute", "concurrent_queries", "defaults")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENT_QUERIES_FIELD_NUMBER: _ClassVar[int]
+    DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    sessions: int
+    stored_bytes: int
+    tokens_per_minute: int
+    concurrent_queries: int
+    defaults: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant: _Optional[str] = ..., sessions: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., concurrent_queries: _Optional[int] = ..., defaults: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SetQuotaResponse(_message.Message):
+    __slots__ = ("limits", "own")
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    limits: Quota
+    own: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, limits: _Optional[_Union[Quota, _Mapping]] = ..., own: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DiscardSessionRequest(_message.Message):
+    __slots__ = ("tenant", "name")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    name: str
+    def __init__(self, tenant: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class DiscardSessionResponse(_message.Message):
+    __slots__ = ("keys_deleted",)
+    KEYS_DELETED_FIELD_NUMBER: _ClassVar[int]
+    keys_deleted: int
+    def __init__(self, keys_deleted: _Optional[int] = ...) -> None: ...

@@ -70,6 +70,21 @@ class AdminServiceStub(object):
                 request_serializer=memoryd__proto_dot_v1_dot_admin__pb2.RotateApiKeyRequest.SerializeToString,
                 response_deserializer=memoryd__proto_dot_v1_dot_admin__pb2.RotateApiKeyResponse.FromString,
                 _registered_method=True)
+        self.GetQuota = channel.unary_unary(
+                '/memoryd.v1.AdminService/GetQuota',
+                request_serializer=memoryd__proto_dot_v1_dot_admin__pb2.GetQuotaRequest.SerializeToString,
+                response_deserializer=memoryd__proto_dot_v1_dot_admin__pb2.GetQuotaResponse.FromString,
+                _registered_method=True)
+        self.SetQuota = channel.unary_unary(
+                '/memoryd.v1.AdminService/SetQuota',
+                request_serializer=memoryd__proto_dot_v1_dot_admin__pb2.SetQuotaRequest.SerializeToString,
+                response_deserializer=memoryd__proto_dot_v1_dot_admin__pb2.SetQuotaResponse.FromString,
+                _registered_method=True)
+        self.DiscardSession = channel.unary_unary(
+                '/memoryd.v1.AdminService/DiscardSession',
+                request_serializer=memoryd__proto_dot_v1_dot_admin__pb2.DiscardSessionRequest.SerializeToString,
+                response_deserializer=memoryd__proto_dot_v1_dot_admin__pb2.DiscardSessionResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -126,6 +141,29 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetQuota(self, request, context):
+        """What a tenant may have, and what it uses of it. Measures all of its sessions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetQuota(self, request, context):
+        """Changes what a tenant may have; all daemons go by it within ten seconds. Nothing that is there
+        is deleted where it is more than that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardSession(self, request, context):
+        """Deletes a session whose record in Redis cannot be read, with all of its keys. A session that
+        can be read is its tenant's to delete, and refused with BAD_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +201,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RotateApiKey,
                     request_deserializer=memoryd__proto_dot_v1_dot_admin__pb2.RotateApiKeyRequest.FromString,
                     response_serializer=memoryd__proto_dot_v1_dot_admin__pb2.RotateApiKeyResponse.SerializeToString,
+            ),
+            'GetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuota,
+                    request_deserializer=memoryd__proto_dot_v1_dot_admin__pb2.GetQuotaRequest.FromString,
+                    response_serializer=memoryd__proto_dot_v1_dot_admin__pb2.GetQuotaResponse.SerializeToString,
+            ),
+            'SetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetQuota,
+                    request_deserializer=memoryd__proto_dot_v1_dot_admin__pb2.SetQuotaRequest.FromString,
+                    response_serializer=memoryd__proto_dot_v1_dot_admin__pb2.SetQuotaResponse.SerializeToString,
+            ),
+            'DiscardSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardSession,
+                    request_deserializer=memoryd__proto_dot_v1_dot_admin__pb2.DiscardSessionRequest.FromString,
+                    response_serializer=memoryd__proto_dot_v1_dot_admin__pb2.DiscardSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +408,87 @@ class AdminService(object):
             '/memoryd.v1.AdminService/RotateApiKey',
             memoryd__proto_dot_v1_dot_admin__pb2.RotateApiKeyRequest.SerializeToString,
             memoryd__proto_dot_v1_dot_admin__pb2.RotateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryd.v1.AdminService/GetQuota',
+            memoryd__proto_dot_v1_dot_admin__pb2.GetQuotaRequest.SerializeToString,
+            memoryd__proto_dot_v1_dot_admin__pb2.GetQuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryd.v1.AdminService/SetQuota',
+            memoryd__proto_dot_v1_dot_admin__pb2.SetQuotaRequest.SerializeToString,
+            memoryd__proto_dot_v1_dot_admin__pb2.SetQuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryd.v1.AdminService/DiscardSession',
+            memoryd__proto_dot_v1_dot_admin__pb2.DiscardSessionRequest.SerializeToString,
+            memoryd__proto_dot_v1_dot_admin__pb2.DiscardSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

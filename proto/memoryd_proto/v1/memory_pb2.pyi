@@ -151,3 +151,17 @@ class ChatResponse(_message.Message):
     delta: TextDelta
     completion: Completion
     def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., delta: _Optional[_Union[TextDelta, _Mapping]] = ..., completion: _Optional[_Union[Completion, _Mapping]] = ...) -> None: ...
+
+class CancelChatRequest(_message.Message):
+    __slots__ = ("session", "request_id")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    request_id: str
+    def __init__(self, session: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class CancelChatResponse(_message.Message):
+    __slots__ = ("offset",)
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    offset: _types_pb2.Offset
+    def __init__(self, offset: _Optional[_Union[_types_pb2.Offset, _Mapping]] = ...) -> None: ...

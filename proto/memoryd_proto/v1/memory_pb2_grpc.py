@@ -55,6 +55,11 @@ class MemoryServiceStub(object):
                 request_serializer=memoryd__proto_dot_v1_dot_memory__pb2.ChatRequest.SerializeToString,
                 response_deserializer=memoryd__proto_dot_v1_dot_memory__pb2.ChatResponse.FromString,
                 _registered_method=True)
+        self.CancelChat = channel.unary_unary(
+                '/memoryd.v1.MemoryService/CancelChat',
+                request_serializer=memoryd__proto_dot_v1_dot_memory__pb2.CancelChatRequest.SerializeToString,
+                response_deserializer=memoryd__proto_dot_v1_dot_memory__pb2.CancelChatResponse.FromString,
+                _registered_method=True)
 
 
 class MemoryServiceServicer(object):
@@ -88,6 +93,15 @@ class MemoryServiceServicer(object):
     def Chat(self, request, context):
         """Appends a user turn, streams the reply, and remembers both. Sent again with the same request_id
         it replays the stored reply, goes on with it where it was cut off, and appends nothing twice.
+        A call that ends before its reply, for whatever reason, leaves the turn open for that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelChat(self, request, context):
+        """Ends a Chat for good: what was sent of its reply is kept, and its turn is closed. Safe to send
+        again, and without effect on a reply that has ended or was never begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +129,11 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.Chat,
                     request_deserializer=memoryd__proto_dot_v1_dot_memory__pb2.ChatRequest.FromString,
                     response_serializer=memoryd__proto_dot_v1_dot_memory__pb2.ChatResponse.SerializeToString,
+            ),
+            'CancelChat': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelChat,
+                    request_deserializer=memoryd__proto_dot_v1_dot_memory__pb2.CancelChatRequest.FromString,
+                    response_serializer=memoryd__proto_dot_v1_dot_memory__pb2.CancelChatResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -226,6 +245,33 @@ class MemoryService(object):
             '/memoryd.v1.MemoryService/Chat',
             memoryd__proto_dot_v1_dot_memory__pb2.ChatRequest.SerializeToString,
             memoryd__proto_dot_v1_dot_memory__pb2.ChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelChat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryd.v1.MemoryService/CancelChat',
+            memoryd__proto_dot_v1_dot_memory__pb2.CancelChatRequest.SerializeToString,
+            memoryd__proto_dot_v1_dot_memory__pb2.CancelChatResponse.FromString,
             options,
             channel_credentials,
             insecure,
