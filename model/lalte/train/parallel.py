@@ -14,6 +14,7 @@ Glossary:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lalte.config import LTEConfig
+from lalte.config import LTEConfig, ModelConfig
 from lalte.layers.attention import Attention
 from lalte.layers.full import FullAttention
 from lalte.layers.gdn import GatedDeltaNet
@@ -29,13 +30,18 @@ from lalte.layers.lte import LTEAttention
 from lalte.layers.nsa import NativeSparseAttention
 from lalte.layers.swa import SlidingWindowAttention
 from lalte.train.tasks import IGNORED
-from lalte_kernels import rope
+from lalte_kernels import Router, rope
 from lalte_kernels.nsa import nsa, pool_blocks
 
 if TYPE_CHECKING:
     from lalte.layers.mixer import Mixer
     from lalte.model import LaLTE
-    from lalte_kernels import Router
+
+
+# (router, k, v, dropout) -> logits, as `router_logits`; (configs, logits) -> `kept_visible`.
+Score = Callable[[Router, torch.Tensor, torch.Tensor, float], torch.Tensor]
+Visible = Callable[[ModelConfig, LTEConfig, torch.Tensor], torch.Tensor]
+Mix = Callable[[tuple[torch.Tensor, ...]], torch.Tensor]
 
 
 class Losses(NamedTuple):
@@ -52,12 +58,25 @@ class Losses(NamedTuple):
 
 
 class ParallelModel(nn.Module):
-    """A LaLTE as a function of whole sequences. dropout: inside routers, in training mode."""
+    """A LaLTE as a function of whole sequences. dropout: inside routers, in training mode.
 
-    def __init__(self, lm: LaLTE, dropout: float = 0.0) -> None:
+    score and visible are what an ablation replaces: how routers score (`router_logits`) and
+    which keys an LTE layer's queries see (`kept_visible`).
+    """
+
+    def __init__(
+        self,
+        lm: LaLTE,
+        dropout: float = 0.0,
+        *,
+        score: Score | None = None,
+        visible: Visible | None = None,
+    ) -> None:
         super().__init__()
         self.lm = lm
         self.dropout = dropout
+        self._score = score or router_logits
+        self._visible = visible or kept_visible
 
     def forward(
         self, tokens: torch.Tensor, targets: torch.Tensor, strength: torch.Tensor
@@ -77,52 +96,54 @@ class ParallelModel(nn.Module):
         """tokens: int64 [batch, n] -> [batch, n, vocab]."""
         return self._run(tokens)[0]
 
+    def _mix_lte(
+        self,
+        mixer: LTEAttention,
+        config: LTEConfig,
+        scores: list[torch.Tensor],
+        inputs: tuple[torch.Tensor, ...],
+    ) -> torch.Tensor:
+        """Attend to what is recent or kept; the router's logits go to `scores`."""
+        k, v = (_per_head(x, mixer.head_dim) for x in inputs[1:])
+        dropout = self.dropout if self.training else 0.0
+        logits = self._score(mixer.router.weights(), k, v, dropout)
+        scores.append(logits)
+        visible = self._visible(self.lm.config, config, logits)
+        return _attend(mixer, inputs[0], k, straight_through(v, logits.sigmoid()), visible)
+
     def _run(self, tokens: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Logits, and each LTE layer's router logits [batch, KV heads, n]."""
         lm, (batch, n) = self.lm, tokens.shape
-        dropout = self.dropout if self.training else 0.0
         scores: list[torch.Tensor] = []
         x = lm.model.embeddings(tokens.flatten())
         for config, block in zip(lm.config.layers, lm.blocks(), strict=True):
-            sinks = config.sinks if isinstance(config, LTEConfig) else 0
-            mix = partial(_mix, block.attn, batch=batch, dropout=dropout, sinks=sinks, out=scores)
-            x = block(x, mix)
+            if isinstance(config, LTEConfig) and isinstance(block.attn, LTEAttention):
+                mix = partial(self._mix_lte, block.attn, config, scores)
+            else:
+                mix = partial(_mix, block.attn)
+            x = block(x, partial(_by_sequence, mix, batch))
         weight = lm.model.embeddings.weight if lm.config.tie_embeddings else lm.lm_head.weight
         logits = functional.linear(lm.model.norm(x), weight)
         return logits.view(batch, n, -1), scores
 
 
-def _mix(
-    mixer: Mixer[Any],
-    inputs: tuple[torch.Tensor, ...],
-    *,
-    batch: int,
-    dropout: float,
-    sinks: int,
-    out: list[torch.Tensor],
-) -> torch.Tensor:
-    """Take the rows of all sequences, [batch * n, features] each, through one mixer.
+def _by_sequence(mix: Mix, batch: int, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Take rows of all sequences, [batch * n, features], through `mix`, [batch, n, features]."""
+    return mix(tuple(x.view(batch, -1, x.shape[-1]) for x in inputs)).flatten(0, 1)
 
-    An LTE layer appends its router's logits to `out`.
-    """
-    inputs = tuple(x.view(batch, -1, x.shape[-1]) for x in inputs)
+
+def _mix(mixer: Mixer[Any], inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Take whole sequences, [batch, n, features] each, through a mixer without a router."""
     if isinstance(mixer, GatedDeltaNet):
-        mixed = _mix_gdn(mixer, inputs)
-    elif isinstance(mixer, NativeSparseAttention):
-        mixed = _mix_nsa(mixer, inputs)
-    elif isinstance(mixer, LTEAttention):
+        return _mix_gdn(mixer, inputs)
+    if isinstance(mixer, NativeSparseAttention):
+        return _mix_nsa(mixer, inputs)
+    if isinstance(mixer, FullAttention | SlidingWindowAttention):
         k, v = (_per_head(x, mixer.head_dim) for x in inputs[1:])
-        logits = router_logits(mixer.router.weights(), k, v, dropout)
-        out.append(logits)
-        visible = _lte_visible(mixer, logits, sinks)
-        mixed = _attend(mixer, inputs[0], k, straight_through(v, logits.sigmoid()), visible)
-    elif isinstance(mixer, FullAttention | SlidingWindowAttention):
-        k, v = (_per_head(x, mixer.head_dim) for x in inputs[1:])
-        reach = mixer.past if isinstance(mixer, SlidingWindowAttention) else k.shape[2]
-        mixed = _attend(mixer, inputs[0], k, v, _recent(k.shape[2], reach, k.device)[None, None])
-    else:
-        raise NotImplementedError(f"{type(mixer).__name__} has no form over whole sequences")
-    return mixed.flatten(0, 1)
+        n = k.shape[2]
+        reach = mixer.past if isinstance(mixer, SlidingWindowAttention) else n
+        return _attend(mixer, inputs[0], k, v, recent(n, reach, k.device)[None, None])
+    raise NotImplementedError(f"{type(mixer).__name__} has no form over whole sequences")
 
 
 def _mix_gdn(mixer: GatedDeltaNet, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -178,21 +199,22 @@ def _attend(
     return mixed.reshape(batch, -1, n, d).transpose(1, 2).flatten(2)
 
 
-def _recent(n: int, reach: int, device: torch.device, grid: int = 1) -> torch.Tensor:
+def recent(n: int, reach: int, device: torch.device, grid: int = 1) -> torch.Tensor:
     """Query i sees j with t - reach <= j <= i, t the start of i's cell of `grid`: bool [n, n]."""
     j = torch.arange(n, device=device)
     i = j[:, None]
     return (j <= i) & (j >= i - i % grid - reach)
 
 
-def _lte_visible(mixer: LTEAttention, logits: torch.Tensor, sinks: int) -> torch.Tensor:
-    """Which keys each query sees: bool [batch, KV heads, n, n]."""
+def kept_visible(
+    model_config: ModelConfig, config: LTEConfig, logits: torch.Tensor
+) -> torch.Tensor:
+    """Z of the module's text, budgets aside: bool [batch, KV heads, n, n] of logits [.., n]."""
     n = logits.shape[-1]
-    grid = 1 if mixer.evicts_each_token else mixer.chunk
-    recent = _recent(n, mixer.window, logits.device, grid)
-    causal = _recent(n, n, logits.device)
-    kept = (logits > 0) | (torch.arange(n, device=logits.device) < sinks)
-    return recent | (causal & kept[:, :, None, :])
+    grid = model_config.chunk if model_config.eviction_grid == "chunk" else 1
+    seen = recent(n, config.window, logits.device, grid)
+    kept = (logits > 0) | (torch.arange(n, device=logits.device) < config.sinks)
+    return seen | (recent(n, n, logits.device) & kept[:, :, None, :])
 
 
 def router_logits(router: Router, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lalte.train.config import TrainConfig
+    from lalte.train.parallel import Score
     from lalte.train.ranks import Ranks
 
 _log = logging.getLogger(__name__)
@@ -58,9 +59,21 @@ class Trainer:
     """One run. `run` is its folder: checkpoints, metrics.jsonl, TensorBoard's events."""
 
     def __init__(
-        self, config: TrainConfig, model_config: ModelConfig, data: Path, run: Path, ranks: Ranks
+        self,
+        config: TrainConfig,
+        model_config: ModelConfig,
+        data: Path,
+        run: Path,
+        ranks: Ranks,
+        *,
+        score: Score | None = None,
+        batches: Batches | None = None,
     ) -> None:
-        """`data`: the folder that the run's files are relative to. Raises TrainError."""
+        """`data`: the folder that the run's files are relative to.
+
+        score: see ParallelModel. batches: sequences from elsewhere than the config says. Raises
+        TrainError.
+        """
         if config.batch % (config.micro_batch * ranks.world):
             raise TrainError(
                 "batch",
@@ -68,11 +81,11 @@ class Trainer:
                 f"micro-batches of {config.micro_batch}",
             )
         self.config, self.ranks, self.run = config, ranks, run
-        self._batches = _batches(config, model_config, data)
+        self._batches = batches or _batches(config, model_config, data)
         self._dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         lm = LaLTE(model_config, torch.float32, ranks.device)
         init_weights(lm, config.seed)
-        self.parallel = ParallelModel(lm, config.penalty.dropout)
+        self.parallel = ParallelModel(lm, config.penalty.dropout, score=score)
         self.penalty = PenaltyController(model_config, config.penalty, config.length, ranks.device)
         self._shared = share_out(self.parallel, ranks, config.strategy, self._dtype)
         self.optimiser = make_optimiser(self.parallel.named_parameters(), config.optimiser)
