@@ -80,11 +80,24 @@ def _dense_rows(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _tiles(rows: int, x: torch.Tensor) -> dict[str, int]:
-    """Return the sides of a tile of scores, by what a tile of heads' columns takes in memory."""
-    wide = x.shape[-1] * x.element_size() > 512  # bytes
-    side = 32 if wide else 64
-    return {"ROWS": min(side, block(rows)), "KEYS": side, "BLOCK": block(x.shape[-1])}
+class _Tiles(NamedTuple):
+    """Sides of a tile of scores, rows by keys, and the warps that share it."""
+
+    rows: int
+    keys: int
+    warps: int
+
+    @classmethod
+    def of(cls, rows: int, x: torch.Tensor) -> _Tiles:
+        """Return what registers have room for, by the machine code of sm_80 and sm_90."""
+        width = block(x.shape[-1]) * x.element_size()  # bytes of a row of x
+        if width <= 128:
+            tiles = cls(64, 64, 4)
+        elif width <= 256:
+            tiles = cls(32, 32, 4)
+        else:
+            tiles = cls(16, 32, 8) if width <= 512 else cls(16, 16, 8)
+        return tiles._replace(rows=min(tiles.rows, block(rows)))
 
 
 class _Attention(torch.autograd.Function):
@@ -93,14 +106,16 @@ class _Attention(torch.autograd.Function):
         ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: _Mask
     ) -> torch.Tensor:
         batch, heads, rows, d = q.shape
-        tiles = _tiles(rows, q)
+        tiles = _Tiles.of(rows, q)
         mixed = torch.empty_like(q)
         logsum = q.new_empty(batch, heads, rows, dtype=torch.float32)
-        _forward[(triton.cdiv(rows, tiles["ROWS"]), batch * heads)](
+        _forward[(triton.cdiv(rows, tiles.rows), batch * heads)](
             *(q, k, v, mixed, logsum, *mask.arguments(), *k.stride()[:3], *v.stride()[:3]),
             *(heads, rows, k.shape[2], d, d**-0.5),
-            **tiles,
-            num_warps=4,
+            ROWS=tiles.rows,
+            KEYS=tiles.keys,
+            BLOCK=block(d),
+            num_warps=tiles.warps,
             num_stages=1,
         )
         ctx.save_for_backward(q, k, v, mixed, logsum, *mask)
@@ -111,7 +126,7 @@ class _Attention(torch.autograd.Function):
         q, k, v, mixed, logsum, *masks = ctx.saved_tensors
         mask = _Mask(*masks)
         batch, heads, rows, d = q.shape
-        tiles = _tiles(rows, q)
+        tiles = _Tiles.of(rows, q)
         grad = grad.contiguous()
         shares = (grad.float() * mixed.float()).sum(dim=-1)
         grad_q = torch.empty_like(q)
@@ -119,16 +134,20 @@ class _Attention(torch.autograd.Function):
         grad_v = v.new_empty(v.shape)
         shared = (*mask.arguments(), *k.stride()[:3], *v.stride()[:3])
         sizes = (heads, rows, k.shape[2], d, d**-0.5)
-        _backward_rows[(triton.cdiv(rows, tiles["ROWS"]), batch * heads)](
+        _backward_rows[(triton.cdiv(rows, tiles.rows), batch * heads)](
             *(q, k, v, grad, logsum, shares, grad_q, *shared, *sizes),
-            **tiles,
-            num_warps=4,
+            ROWS=tiles.rows,
+            KEYS=tiles.keys,
+            BLOCK=block(d),
+            num_warps=tiles.warps,
             num_stages=1,
         )
-        _backward_keys[(triton.cdiv(k.shape[2], tiles["KEYS"]), batch * heads)](
+        _backward_keys[(triton.cdiv(k.shape[2], tiles.keys), batch * heads)](
             *(q, k, v, grad, logsum, shares, grad_k, grad_v, *shared, *sizes),
-            **tiles,
-            num_warps=4,
+            ROWS=tiles.rows,
+            KEYS=tiles.keys,
+            BLOCK=block(d),
+            num_warps=tiles.warps,
             num_stages=1,
         )
         return grad_q, grad_k, grad_v, None

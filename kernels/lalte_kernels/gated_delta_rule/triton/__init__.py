@@ -46,4 +46,4 @@ def gated_delta_rule(
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     if q.shape[1] <= RECURRENT_ROWS and not learns:
         return recurrent(*inputs)
-    return chunked(*inputs, learns=learns)
+    return chunked(*inputs)
