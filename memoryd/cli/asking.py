@@ -8,24 +8,17 @@ import typer
 
 from memoryd.cli import output
 from memoryd.cli.connection import DEFAULT_TARGET, ApiKey, AsJson, Target, UseTls, connect
+from memoryd.cli.drawing import with_sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from memoryd_client import Progress, Reply
+    from memoryd_client import Progress, Reply, Sampling
 
 Name = Annotated[str, typer.Argument(help="Name of the session.")]
-Temperature = Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")]
-TopK = Annotated[int, typer.Option(min=0, help="Draw among the k likeliest; 0 is no limit.")]
-TopP = Annotated[float, typer.Option(min=0, max=1, help="Draw among the likeliest of this mass.")]
-Repetition = Annotated[
-    float, typer.Option("--repetition-penalty", min=0, help="Above 1 avoids what was said.")
-]
-Seed = Annotated[int | None, typer.Option(min=0, help="The same seed gives the same reply.")]
-MaxTokens = Annotated[int, typer.Option(min=0, help="Longest reply; 0 is the daemon's limit.")]
-Stop = Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")]
 
 
+@with_sampling
 def ask(
     name: Name,
     question: Annotated[str, typer.Argument(help="The question; - reads standard input.")],
@@ -37,26 +30,17 @@ def ask(
         Literal["acked", "absorbed"],
         typer.Option(help="Wait for all that was acknowledged, or take what is read by now."),
     ] = "acked",
-    temperature: Temperature = 0.0,
-    top_k: TopK = 0,
-    top_p: TopP = 0.0,
-    repetition_penalty: Repetition = 0.0,
-    seed: Seed = None,
-    max_tokens: MaxTokens = 0,
-    stop: Stop = None,
+    sampling: "Sampling | None" = None,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     tls: UseTls = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask the memory and leave it as it was."""
-    from memoryd_client import Freshness, Sampling
+    from memoryd_client import Freshness
 
     if question == "-":
         question = sys.stdin.read()
-    sampling = Sampling(
-        temperature, top_k, top_p, repetition_penalty, seed, max_tokens, tuple(stop or ())
-    )
     with connect(target, api_key, tls) as client:
         _print_reply(
             partial(
@@ -72,29 +56,19 @@ def ask(
         )
 
 
+@with_sampling
 def chat(
     name: Name,
     message: Annotated[
         str | None, typer.Option("--message", "-m", help="Say this only, and end.")
     ] = None,
-    temperature: Temperature = 0.0,
-    top_k: TopK = 0,
-    top_p: TopP = 0.0,
-    repetition_penalty: Repetition = 0.0,
-    seed: Seed = None,
-    max_tokens: MaxTokens = 0,
-    stop: Stop = None,
+    sampling: "Sampling | None" = None,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     tls: UseTls = False,
     as_json: AsJson = False,
 ) -> None:
     """Talk; the session remembers both sides. Ctrl-D ends."""
-    from memoryd_client import Sampling
-
-    sampling = Sampling(
-        temperature, top_k, top_p, repetition_penalty, seed, max_tokens, tuple(stop or ())
-    )
     with connect(target, api_key, tls) as client:
         for said in [message] if message is not None else _lines():
             _print_reply(partial(client.chat, name, said, sampling=sampling), as_json=as_json)
@@ -112,22 +86,22 @@ def _lines() -> "Iterator[str]":
 
 
 def _print_reply(start: "Callable[..., Reply]", *, as_json: bool) -> None:
-    """Text as it arrives; with as_json one object at the end."""
-    with output.late_bar("reading", in_bytes=False) as bar:
+    """Text as it arrives; with as_json one object at the end. Interrupted, it is cancelled."""
 
-        def show(seen: "Progress") -> None:
-            bar.update(seen.absorbed_tokens, seen.target_tokens)
+    def show(seen: "Progress") -> None:
+        bar.update(seen.absorbed_tokens, seen.target_tokens)
 
-        reply = start(on_progress=show)
-        deltas = iter(reply)
-        first = next(deltas, "")
-    if as_json:
-        text = first + "".join(deltas)
-        output.print_json({"text": text, "completion": reply.completion})
-        return
-    typer.echo(first, nl=False)
-    for delta in deltas:
-        typer.echo(delta, nl=False)
-    typer.echo()
-    if reply.completion.stale:
-        typer.echo("(Redis did not answer: newer text may be missing)", err=True)
+    with start(on_progress=show) as reply:
+        with output.late_bar("reading", in_bytes=False) as bar:
+            deltas = iter(reply)
+            first = next(deltas, "")
+        if as_json:
+            text = first + "".join(deltas)
+            output.print_json({"text": text, "completion": reply.completion})
+            return
+        typer.echo(first, nl=False)
+        for delta in deltas:
+            typer.echo(delta, nl=False)
+        typer.echo()
+        if reply.completion.stale:
+            typer.echo("(Redis did not answer: newer text may be missing)", err=True)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 
 from memoryd.errors import KeyNotFound, StorageUnavailable
 from memoryd.scopes import Scope
+from memoryd.storage import scripts
 from memoryd.storage.client import Client, Durability
 from memoryd.storage.keys import API_KEYS
 
@@ -90,10 +91,11 @@ class ApiKeyStore:
 
     async def revoke(self, identity: str) -> None:
         """Takes a key out. Raises KeyNotFound."""
-        # Found first: HDEL sent a second time after a lost answer would say that it found none.
-        if await self.get(identity) is None:
+        known = await self.get(identity) is not None
+        # One that is gone may have been taken out by a try that no replica confirmed.
+        await self._write(identity, "")
+        if not known:
             raise _unknown(identity)
-        await self._client.command("HDEL", API_KEYS, identity)
 
     async def rotate(self, identity: str, grace_ms: int, now_ms: int) -> tuple[KeyRecord, str]:
         """A new key like `identity`, which itself works on for `grace_ms`. Raises KeyNotFound."""
@@ -107,13 +109,17 @@ class ApiKeyStore:
             ends = min(ends, old.expires_ms) if old.expires_ms else ends
             await self._put(replace(old, expires_ms=ends))
         else:
-            await self._client.command("HDEL", API_KEYS, identity)
+            await self._write(identity, "")
         return record, key
 
     async def _put(self, record: KeyRecord) -> None:
         fields = asdict(record)
         identity = fields.pop("id")
-        await self._client.command("HSET", API_KEYS, identity, json.dumps(fields))
+        await self._write(identity, json.dumps(fields))
+
+    async def _write(self, identity: str, value: str) -> None:
+        """Stores a key, or with "" takes it out; as durable as what sessions are told."""
+        await self._client.call(scripts.PUT_FIELDS, API_KEYS, identity, value)
 
 
 def _parse(identity: str, stored: bytes) -> KeyRecord:

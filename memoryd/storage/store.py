@@ -93,6 +93,8 @@ class Store:
         """
         primaries, replicas = await self._client.servers()
         for server in primaries:
+            # Answered only when its data is loaded; what INFO says before that is not yet true.
+            await self._client.ask(server, "PING")
             info = dict(await self._client.ask(server, "INFO", "everything"))
             check_server(info, describe(server), clustered=is_cluster(self._client.url))
             await warn_about_durability(self._client, server, info)

@@ -1,6 +1,10 @@
 """Servers on which sessions would not be safe are refused, weaker ones are warned of."""
 
+import subprocess
+import tempfile
+
 import pytest
+import redis
 import structlog
 
 from memoryd.storage.errors import UnsuitableServer
@@ -78,3 +82,45 @@ async def test_a_server_that_keeps_less_than_stated_is_warned_of(start):
             await store.open()
         await store.close()
         assert event in [entry["event"] for entry in logs]
+
+
+async def test_a_server_that_is_still_loading_is_not_misjudged(binary, until):
+    """While it loads its file it says that it has none."""
+    with tempfile.TemporaryDirectory(prefix="mdt") as folder:
+        socket = f"{folder}/s"
+        raw = redis.Redis(unix_socket_path=socket, protocol=2)
+
+        def begin(*settings: str) -> "subprocess.Popen[bytes]":
+            command = [binary, "--port", "0", "--unixsocket", socket, "--dir", folder]
+            command += ["--save", "", "--appendonly", "yes", *settings]
+            return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+        def loading() -> int | None:
+            try:
+                return int(raw.info("persistence")["loading"])
+            except redis.ConnectionError:
+                return None
+
+        first = begin()
+        await until(lambda: loading() == 0)
+        with raw.pipeline(transaction=False) as pipe:
+            for number in range(6000):
+                pipe.set(f"key{number}", "x")
+            pipe.execute()
+        raw.shutdown(nosave=True)
+        first.wait()
+
+        slow = begin("--key-load-delay", "300")
+        try:
+            await until(lambda: loading() == 1)
+            assert raw.info("persistence")["aof_enabled"] == 0
+            store = Store(f"unix://{socket}", durability="everysec")
+            with structlog.testing.capture_logs() as logs:
+                await store.open()
+            await store.close()
+            assert loading() == 0
+            assert "storage.no_append_only_file" not in [entry["event"] for entry in logs]
+        finally:
+            raw.close()
+            slow.kill()
+            slow.wait()
