@@ -140,7 +140,9 @@ class FullConfig:
     kind: ClassVar[str] = "full"
 
 
-LayerConfig = GDNConfig | LocalGDNConfig | LTEConfig | SWAConfig | NSAConfig | FullConfig
+FixedLayerConfig = GDNConfig | LocalGDNConfig | LTEConfig | SWAConfig
+GrowingLayerConfig = NSAConfig | FullConfig
+LayerConfig = FixedLayerConfig | GrowingLayerConfig
 _LAYER_KINDS: dict[str, type[LayerConfig]] = {
     c.kind: c for c in (GDNConfig, LocalGDNConfig, LTEConfig, SWAConfig, NSAConfig, FullConfig)
 }
@@ -216,7 +218,7 @@ class ModelConfig:
     @property
     def constant_size(self) -> bool:
         """Whether a session's state is a fixed number of bytes at any length of stream."""
-        return not any(isinstance(layer, NSAConfig | FullConfig) for layer in self.layers)
+        return not any(isinstance(layer, GrowingLayerConfig) for layer in self.layers)
 
     @property
     def token_window(self) -> int:

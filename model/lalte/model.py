@@ -24,7 +24,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lalte.config import FullConfig, GDNConfig, LocalGDNConfig, LTEConfig, NSAConfig
+from lalte.config import (
+    FullConfig,
+    GDNConfig,
+    GrowingLayerConfig,
+    LocalGDNConfig,
+    LTEConfig,
+    NSAConfig,
+)
 from lalte.layers.full import FullAttention
 from lalte.layers.gdn import GatedDeltaNet
 from lalte.layers.linear import Linear
@@ -186,7 +193,7 @@ class LaLTE(nn.Module):
         offsets = view.offsets
         starts, filled = [n - n % chunk for n in offsets], [n % chunk for n in offsets]
         where = Where.of(starts, filled, 1, tokens.device)
-        view.slots.reserve(max(offsets) + 1)
+        view.reserve(1)
         lanes = [view.lane(i) for i in range(view.lanes)]
         for lane, start in zip(lanes, starts, strict=True):
             for index, block in enumerate(self.blocks()):
@@ -197,7 +204,7 @@ class LaLTE(nn.Module):
         x = self.model.embeddings(tokens)
         for index, block in enumerate(self.blocks()):
             inputs = tuple(y[:, None] for y in block.attn.project(block.attn_norm(x)))
-            mixed = block.attn.advance(inputs, view.layer(index), where)
+            mixed = self._step(block.attn, index, inputs, view, where)
             x = block.finish(x, mixed[:, 0])
         view.last_row.copy_(x)
         view.advance(1)
@@ -241,7 +248,7 @@ class LaLTE(nn.Module):
         for row, lane in zip(tokens, lanes, strict=True):
             filled = lane.offsets[0] % chunk
             history.append(torch.cat([lane.tokens[0, : window + filled], row.to(torch.int32)]))
-            lane.slots.reserve(lane.offsets[0] + n)
+            lane.reserve(n)
 
         x: torch.Tensor = self.model.embeddings(tokens.flatten())
         for index, block in enumerate(self.blocks()):
@@ -262,6 +269,25 @@ class LaLTE(nn.Module):
         for row, lane in zip(hidden[:, -1], lanes, strict=True):
             lane.last_row[0] = row
         return hidden
+
+    def _step(
+        self,
+        mixer: Mixer[Any],
+        index: int,
+        inputs: tuple[torch.Tensor, ...],
+        view: StateView,
+        where: Where,
+    ) -> torch.Tensor:
+        """Take one row of each lane through a mixer: [lanes, 1, features] each, and returned."""
+        if not isinstance(self.config.layers[index], GrowingLayerConfig):
+            return mixer.advance(inputs, view.layer(index), where)
+        mixed = [
+            mixer.advance(
+                tuple(y[i : i + 1] for y in inputs), view.lane(i).layer(index), where.lane(i)
+            )
+            for i in range(view.lanes)
+        ]
+        return torch.cat(mixed)
 
     def _advance(
         self,

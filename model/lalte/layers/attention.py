@@ -1,4 +1,4 @@
-"""Softmax attention over key and value buffers: what LTE, sliding-window and full share.
+"""Softmax attention over key and value buffers: what LTE and sliding windows share.
 
 Keys are stored before RoPE and turned relative to the start t of the open block: block rows when
 they are appended, all older rows once per block.
@@ -13,7 +13,7 @@ import torch
 
 from lalte.layers.linear import Linear
 from lalte.layers.mixer import Mixer, State
-from lalte.state.tensors import FullState, LTEState, SWAState
+from lalte.state.tensors import LTEState, SWAState
 from lalte_kernels import rope, sparse_attention
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from lalte.layers.mixer import Where
 
 
-class Attention(Mixer[State]):
-    """Grouped-query attention; what a query sees is the subclass's `visible`."""
+class Projections(Mixer[State]):
+    """Queries, keys and values of grouped-query attention, and the way back."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
@@ -36,17 +36,6 @@ class Attention(Mixer[State]):
         self.k_proj = Linear(hidden, self.kv_heads * d, dtype, device)
         self.v_proj = Linear(hidden, self.kv_heads * d, dtype, device)
         self.o_proj = Linear(self.heads * d, hidden, dtype, device)
-
-    @abstractmethod
-    def block_rows(self, starts: list[int]) -> list[int]:
-        """Return the buffer row at which each lane's open block begins."""
-
-    @abstractmethod
-    def visible(self, state: State, where: Where) -> torch.Tensor:
-        """Return which buffer rows each of the next n queries sees.
-
-        bool, broadcastable to [lanes, kv_heads, n, keys]; keys may fall short of the buffer.
-        """
 
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
@@ -66,8 +55,23 @@ class Attention(Mixer[State]):
         k, v = (x.reshape(lanes, n, self.kv_heads, d).transpose(1, 2) for x in inputs[1:])
         return q, k, v
 
+
+class Attention(Projections[State]):
+    """Attention over buffers of a fixed size; what a query sees is the subclass's `visible`."""
+
+    @abstractmethod
+    def block_rows(self, starts: list[int]) -> list[int]:
+        """Return the buffer row at which each lane's open block begins."""
+
+    @abstractmethod
+    def visible(self, state: State, where: Where) -> torch.Tensor:
+        """Return which buffer rows each of the next n queries sees.
+
+        bool, broadcastable to [lanes, kv_heads, n, keys]; keys may fall short of the buffer.
+        """
+
     def advance(self, inputs: tuple[torch.Tensor, ...], state: State, where: Where) -> torch.Tensor:
-        assert isinstance(state, LTEState | SWAState | FullState)  # noqa: S101 - for the checker
+        assert isinstance(state, LTEState | SWAState)  # noqa: S101 - for the checker
         lanes, n = inputs[0].shape[:2]
         q, k, v = self.split_heads(inputs)
         turned_k = rope(k, where.relative[:, None], self.theta)

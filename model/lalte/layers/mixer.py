@@ -29,6 +29,11 @@ class Where(NamedTuple):
         rows = torch.arange(n, device=device)
         return cls(starts, filled, torch.tensor(filled, device=device)[:, None] + rows)
 
+    def lane(self, index: int) -> Where:
+        """One lane's."""
+        one = slice(index, index + 1)
+        return Where(self.starts[one], self.filled[one], self.relative[one])
+
 
 class Mixer(nn.Module, ABC, Generic[State]):
     """A layer that mixes information over time, and the state by which it goes on.

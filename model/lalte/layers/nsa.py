@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lalte.layers.attention import Projections
 from lalte.layers.linear import Linear
-from lalte.layers.mixer import Mixer
 from lalte.state.tensors import NSAState
 from lalte_kernels import rope
 from lalte_kernels.nsa import Sparsity, nsa, pool_blocks
@@ -23,27 +23,18 @@ if TYPE_CHECKING:
 BRANCHES = 3  # compressed, selected, window: the order of the gates
 
 
-class NativeSparseAttention(Mixer[NSAState]):
+class NativeSparseAttention(Projections[NSAState]):
     """Each head adds up its three branches, each weighed by a sigmoid gate of the token."""
 
     def __init__(
         self, config: ModelConfig, layer: NSAConfig, dtype: torch.dtype, device: torch.device
     ) -> None:
-        super().__init__()
-        self.heads = config.num_heads
-        self.kv_heads = config.num_kv_heads
-        self.head_dim = config.head_dim
-        self.theta = config.rope_theta
+        super().__init__(config, dtype, device)
         self.sparsity = Sparsity(layer.block_size, layer.num_blocks, layer.window)
-        hidden, d = config.hidden_size, config.head_dim
-        self.q_proj = Linear(hidden, self.heads * d, dtype, device)
-        self.k_proj = Linear(hidden, self.kv_heads * d, dtype, device)
-        self.v_proj = Linear(hidden, self.kv_heads * d, dtype, device)
-        self.g_proj = Linear(hidden, self.heads * BRANCHES, dtype, device)
-        self.o_proj = Linear(self.heads * d, hidden, dtype, device)
+        self.g_proj = Linear(config.hidden_size, self.heads * BRANCHES, dtype, device)
 
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.q_proj(x), self.k_proj(x), self.v_proj(x), self.g_proj(x)
+        return *super().project(x), self.g_proj(x)
 
     def split(
         self, inputs: tuple[torch.Tensor, ...], position: torch.Tensor
@@ -53,11 +44,8 @@ class NativeSparseAttention(Mixer[NSAState]):
         inputs: what `project` returned, each [lanes, n, features]. position: int64 [lanes, n].
         """
         lanes, n = position.shape
-        d, group = self.head_dim, self.heads // self.kv_heads
-        q = inputs[0].reshape(lanes, n, self.kv_heads, group, d).permute(0, 2, 3, 1, 4)
-        k = inputs[1].reshape(lanes, n, self.kv_heads, d).transpose(1, 2)
-        v = inputs[2].reshape(lanes, n, self.kv_heads, d).transpose(1, 2)
-        gates = inputs[3].reshape(lanes, n, self.kv_heads, group, BRANCHES).permute(0, 2, 3, 1, 4)
+        q, k, v = self.split_heads(inputs[:3])
+        gates = inputs[3].reshape(lanes, n, self.kv_heads, -1, BRANCHES).permute(0, 2, 3, 1, 4)
         q = rope(q, position[:, None, None], self.theta)
         k = rope(k, position[:, None], self.theta)
         return q, k, v, gates.sigmoid()
@@ -65,33 +53,27 @@ class NativeSparseAttention(Mixer[NSAState]):
     def advance(
         self, inputs: tuple[torch.Tensor, ...], state: NSAState, where: Where
     ) -> torch.Tensor:
-        lanes, n = inputs[0].shape[:2]
-        starts = torch.tensor(where.starts, device=where.relative.device)
-        position = starts[:, None] + where.relative
+        n = inputs[0].shape[1]
+        position = where.starts[0] + where.relative
+        first = where.starts[0] + where.filled[0]
         q, k, v, gates = self.split(inputs, position)
-        for lane, (start, filled) in enumerate(zip(where.starts, where.filled, strict=True)):
-            first = start + filled
-            state.key[lane, :, first : first + n] = k[lane]
-            state.value[lane, :, first : first + n] = v[lane]
-            self._pool(state, lane, first, first + n)
+        state.key[:, :, first : first + n] = k
+        state.value[:, :, first : first + n] = v
+        self._pool(state, first, first + n)
         mixed = nsa(q, *state, gates, position[:, 0], self.sparsity)
-        return mixed.permute(0, 3, 1, 2, 4).reshape(lanes, n, self.heads * self.head_dim)
-
-    def output(self, mixed: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.o_proj(mixed)
-        return out
+        return mixed.permute(0, 3, 1, 2, 4).reshape(1, n, self.heads * self.head_dim)
 
     def roll(self, state: NSAState, start: int, tokens: torch.Tensor) -> None:
         """Nothing to do: rows stay where they were written."""
 
     def prepare(self, state: NSAState, start: int) -> None:
-        self._pool(state, 0, 0, start)
+        self._pool(state, 0, start)
 
-    def _pool(self, state: NSAState, lane: int, first: int, last: int) -> None:
+    def _pool(self, state: NSAState, first: int, last: int) -> None:
         """Renew the means of the blocks that tokens first .. last - 1 complete."""
         size = self.sparsity.block_size
         # One block at a time, so that a mean's bits do not depend on how many end together.
         for block in range(first // size, last // size):
             rows = slice(block * size, (block + 1) * size)
-            state.pooled_key[lane, :, block] = pool_blocks(state.key[lane, :, rows], size)[:, 0]
-            state.pooled_value[lane, :, block] = pool_blocks(state.value[lane, :, rows], size)[:, 0]
+            state.pooled_key[:, :, block] = pool_blocks(state.key[:, :, rows], size)[:, :, 0]
+            state.pooled_value[:, :, block] = pool_blocks(state.value[:, :, rows], size)[:, :, 0]

@@ -8,27 +8,19 @@ from typing import TYPE_CHECKING
 import torch
 import xxhash
 
-from lalte.config import LTEConfig
+from lalte.config import GrowingLayerConfig, LTEConfig
 from lalte.state.arrays import LAST_ROW, TOKENS, layer_tensors, to_array, write_layer
 from lalte.state.checks import check_committed, verify
 from lalte.state.errors import StateError
-from lalte.state.tensors import (
-    FullState,
-    LTEState,
-    NSAState,
-    allocate_layer,
-    capacity,
-    clear,
-    grow,
-    narrow,
-)
+from lalte.state.growing import GrowingSlots
+from lalte.state.tensors import LTEState, allocate_layer, clear, narrow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lalte.config import ModelConfig
     from lalte.state.arrays import Array
-    from lalte.state.tensors import LayerState
+    from lalte.state.tensors import FixedState, LayerState
 
 
 @dataclass(frozen=True)
@@ -45,9 +37,10 @@ class RetainedTokens:
 class StateSlots:
     """The states of `count` sessions of one model.
 
-    layers: one named tuple of tensors per layer. tokens: int32 [count, token_window + chunk], the
-    ids of the last tokens, the open block's last. last_row: [count, hidden], the last
-    layer's output for the last token consumed: what a reply without a prompt starts from.
+    layers: one named tuple of tensors per layer, or a GrowingSlots. tokens: int32 [count,
+    token_window + chunk], the ids of the last tokens, the open block's last. last_row: [count,
+    hidden], the last layer's output for the last token consumed: what a reply without a prompt
+    starts from.
     offsets: tokens consumed, per slot.
     stale: per slot, the layers whose scratch tensors do not fit the rest; the model renews them.
     """
@@ -58,8 +51,11 @@ class StateSlots:
         self.config = config
         self.count = count
         self.dtype = dtype
-        self.layers: list[LayerState] = [
-            allocate_layer(config, layer, count, dtype, device) for layer in config.layers
+        self.layers: list[FixedState | GrowingSlots] = [
+            GrowingSlots(config, layer, count, dtype, device)
+            if isinstance(layer, GrowingLayerConfig)
+            else allocate_layer(config, layer, count, dtype, device)
+            for layer in config.layers
         ]
         self.tokens = torch.zeros(
             count, config.token_window + config.chunk, dtype=torch.int32, device=device
@@ -82,7 +78,9 @@ class StateSlots:
     @property
     def resident_bytes(self) -> int:
         """Memory that all slots hold, scratch included."""
-        tensors = [self.tokens, self.last_row, *(x for state in self.layers for x in state)]
+        tensors = [self.tokens, self.last_row]
+        for state in self.layers:
+            tensors += state.tensors() if isinstance(state, GrowingSlots) else state
         return sum(x.numel() * x.element_size() for x in tensors)
 
     def view(self, first: int, last: int | None = None) -> StateView:
@@ -92,21 +90,21 @@ class StateSlots:
     def reset(self, slot: int) -> None:
         """Put a slot back to the start of a stream."""
         view = self.view(slot)
-        for index in range(len(self.layers)):
-            clear(view.layer(index))
+        for state in self.layers:
+            if isinstance(state, GrowingSlots):
+                state.reset(slot)
+            else:
+                clear(narrow(state, slot, slot + 1))
         view.tokens.zero_()
         view.last_row.zero_()
         self.offsets[slot] = 0
         self.stale[slot] = set()
 
-    def reserve(self, length: int) -> None:
-        """Make room for streams of `length` tokens in the layers whose state grows."""
-        chunk = self.config.chunk
-        for index, (layer, state) in enumerate(zip(self.config.layers, self.layers, strict=True)):
-            if isinstance(state, FullState | NSAState) and capacity(state) < length:
-                # By a quarter at least: growing block by block would copy the whole each time.
-                rows = max(length, capacity(state) * 5 // 4)
-                self.layers[index] = grow(layer, state, -(-rows // chunk) * chunk)
+    def reserve(self, slot: int, length: int) -> None:
+        """Make room for a stream of `length` tokens in the layers whose state grows."""
+        for state in self.layers:
+            if isinstance(state, GrowingSlots):
+                state.reserve(slot, length)
 
     def to_arrays(self, slot: int) -> dict[str, Array]:
         """Return a committed state as named arrays, in storage order.
@@ -134,7 +132,7 @@ class StateSlots:
         """
         tensors = verify(self.config, self.dtype, arrays, offset)
         self.reset(slot)
-        self.reserve(offset)
+        self.reserve(slot, offset)
         view = self.view(slot)
         for index, layer in enumerate(self.config.layers):
             write_layer(index, layer, view.layer(index), tensors, offset)
@@ -208,7 +206,18 @@ class StateView:
         return StateView(self.slots, self.first + index, self.first + index + 1)
 
     def layer(self, index: int) -> LayerState:
-        return narrow(self.slots.layers[index], self.first, self.last)
+        """The layer's tensors. Those of a layer whose state grows are read one lane at a time."""
+        state = self.slots.layers[index]
+        if isinstance(state, GrowingSlots):
+            if self.lanes != 1:
+                raise ValueError(f"layer {index} grows: take its lanes one by one")
+            return state.slots[self.first]
+        return narrow(state, self.first, self.last)
+
+    def reserve(self, count: int) -> None:
+        """Make room for `count` more tokens in every lane."""
+        for slot in range(self.first, self.last):
+            self.slots.reserve(slot, self.slots.offsets[slot] + count)
 
     def advance(self, count: int) -> None:
         """Record that every lane has consumed `count` more tokens."""
@@ -220,21 +229,13 @@ def copy_slot(source: StateSlots, i: int, target: StateSlots, j: int) -> None:
     """Make slot j of `target` equal to slot i of `source`, open block and scratch included."""
     if source.config != target.config or source.dtype != target.dtype:
         raise StateError("slot", "cannot be copied to slots of another model or dtype")
-    target.reserve(source.offsets[i])
-    old_view, new_view = source.view(i), target.view(j)
-    for index in range(len(source.layers)):
-        for old, new in zip(old_view.layer(index), new_view.layer(index), strict=True):
-            _copy_rows(old, new)
-    new_view.tokens.copy_(old_view.tokens)
-    new_view.last_row.copy_(old_view.last_row)
+    for old, new in zip(source.layers, target.layers, strict=True):
+        if isinstance(old, GrowingSlots) and isinstance(new, GrowingSlots):
+            new.copy(j, old.slots[i], source.offsets[i])
+        elif not isinstance(old, GrowingSlots) and not isinstance(new, GrowingSlots):
+            for x, y in zip(narrow(old, i, i + 1), narrow(new, j, j + 1), strict=True):
+                y.copy_(x)
+    target.tokens[j] = source.tokens[i]
+    target.last_row[j] = source.last_row[i]
     target.offsets[j] = source.offsets[i]
     target.stale[j] = set(source.stale[i])
-
-
-def _copy_rows(old: torch.Tensor, new: torch.Tensor) -> None:
-    if old.shape == new.shape:
-        new.copy_(old)
-        return
-    # A growing state: capacities differ, and rows past the shorter one are unused.
-    rows = min(old.shape[2], new.shape[2])
-    new[:, :, :rows] = old[:, :, :rows]

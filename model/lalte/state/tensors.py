@@ -5,7 +5,7 @@ LTE, [window | block] for sliding windows, the whole stream for full attention. 
 is the open one, of up to C tokens; it is empty at a committed offset t = kC. The window is kept in
 age order and ends at t; rows at positions before the stream's start are zero and masked.
 
-    key      before RoPE, model dtype                               persisted
+    key      before RoPE (after it where the state grows)           persisted
     value    model dtype                                            persisted
     rotated  the keys after RoPE, angles relative to t              scratch, a function of the rest
 """
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from lalte.config import FullConfig, GDNConfig, LocalGDNConfig, LTEConfig, NSAConfig
+from lalte.config import GDNConfig, LocalGDNConfig, LTEConfig
 
 if TYPE_CHECKING:
-    from lalte.config import LayerConfig, ModelConfig
+    from lalte.config import FixedLayerConfig, ModelConfig
 
 
 class GDNState(NamedTuple):
@@ -72,19 +72,20 @@ class SWAState(NamedTuple):
 
 
 class FullState(NamedTuple):
-    """Full attention. Each [slots, kv_heads, capacity, head_dim]; capacity grows by chunks."""
+    """Full attention, one slot. key, value: [1, kv_heads, capacity, head_dim]; see `growing`.
+
+    Keys are stored after RoPE, turned by their position in the stream: angles are computed in fp64,
+    and what has been turned once needs no second turn at the next block.
+    """
 
     key: torch.Tensor
-    rotated: torch.Tensor
     value: torch.Tensor
 
 
 class NSAState(NamedTuple):
-    """Native sparse attention. key, value: [slots, kv_heads, capacity, head_dim], as in FullState.
+    """Native sparse attention, one slot. key, value: as in FullState.
 
-    Keys are stored after RoPE, turned by their position in the stream: angles are computed in fp64,
-    and what has been turned once needs no second turn at the next block.
-    pooled_key, pooled_value: [slots, kv_heads, blocks, head_dim], complete blocks' means; scratch.
+    pooled_key, pooled_value: [1, kv_heads, blocks, head_dim], complete blocks' means; scratch.
     """
 
     key: torch.Tensor
@@ -93,7 +94,9 @@ class NSAState(NamedTuple):
     pooled_value: torch.Tensor
 
 
-LayerState = GDNState | LocalGDNState | LTEState | SWAState | NSAState | FullState
+FixedState = GDNState | LocalGDNState | LTEState | SWAState
+GrowingState = FullState | NSAState
+LayerState = FixedState | GrowingState
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -107,9 +110,13 @@ def budget_rows(layer: LTEConfig) -> int:
 
 
 def allocate_layer(
-    config: ModelConfig, layer: LayerConfig, slots: int, dtype: torch.dtype, device: torch.device
-) -> LayerState:
-    """Return the layer's tensors as they are at the start of a stream."""
+    config: ModelConfig,
+    layer: FixedLayerConfig,
+    slots: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> FixedState:
+    """Return the tensors of a layer whose state has a fixed size, at the start of a stream."""
 
     def zeros(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
         return torch.zeros(slots, *shape, dtype=kind, device=device)
@@ -139,46 +146,15 @@ def allocate_layer(
             ready=zeros(heads, chunk + layer.reach, kind=compute),
             visible=zeros(heads, queries, past, kind=torch.bool),
         )
-    if isinstance(layer, NSAConfig):
-        blocks = pooled_rows(layer, chunk)
-        return NSAState(*(zeros(heads, rows, d) for rows in (chunk, chunk, blocks, blocks)))
-    rows = chunk if isinstance(layer, FullConfig) else layer.window - 1 + chunk
-    state = FullState if isinstance(layer, FullConfig) else SWAState
-    return state(zeros(heads, rows, d), zeros(heads, rows, d), zeros(heads, rows, d))
+    return SWAState(*(zeros(heads, layer.window - 1 + chunk, d) for _ in range(3)))
 
 
-def narrow(state: LayerState, first: int, last: int) -> LayerState:
+def narrow(state: FixedState, first: int, last: int) -> FixedState:
     """Return the same tensors for slots [first, last), without copying."""
     return type(state)(*(x[first:last] for x in state))
 
 
-def clear(state: LayerState) -> None:
+def clear(state: FixedState) -> None:
     """Put every slot of `state` back to the start of a stream."""
     for name, tensor in zip(state._fields, state, strict=True):
         tensor.fill_(-1 if name == "position" else 0)
-
-
-def pooled_rows(layer: NSAConfig, rows: int) -> int:
-    """Blocks that `rows` tokens can complete; at least one, so that no tensor is empty."""
-    return max(rows // layer.block_size, 1)
-
-
-def capacity(state: FullState | NSAState) -> int:
-    """Tokens for which a growing state has room."""
-    return state.key.shape[2]
-
-
-def grow(layer: LayerConfig, state: FullState | NSAState, rows: int) -> FullState | NSAState:
-    """Return a growing layer's state with room for `rows` tokens and the same content."""
-
-    def wider(x: torch.Tensor, rows: int) -> torch.Tensor:
-        out = x.new_zeros(*x.shape[:2], rows, x.shape[3])
-        out[:, :, : x.shape[2]] = x
-        return out
-
-    if isinstance(state, FullState):
-        return FullState(*(wider(x, rows) for x in state))
-    assert isinstance(layer, NSAConfig)  # noqa: S101 - a state is made from its layer
-    blocks = pooled_rows(layer, rows)
-    sizes = (rows, rows, blocks, blocks)
-    return NSAState(*(wider(x, n) for x, n in zip(state, sizes, strict=True)))
