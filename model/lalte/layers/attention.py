@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lalte.layers.mixer import Where
 
 
-class Projections(Mixer[State]):
+class Attention(Mixer[State]):
     """Queries, keys and values of grouped-query attention, and the way back."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
@@ -56,7 +56,7 @@ class Projections(Mixer[State]):
         return q, k, v
 
 
-class Attention(Projections[State]):
+class BufferedAttention(Attention[State]):
     """Attention over buffers of a fixed size; what a query sees is the subclass's `visible`."""
 
     @abstractmethod

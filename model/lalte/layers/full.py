@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lalte.layers.attention import Projections
+from lalte.layers.attention import Attention
 from lalte.state.tensors import FullState
 from lalte_kernels import rope, sparse_attention
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lalte.layers.mixer import Where
 
 
-class FullAttention(Projections[FullState]):
+class FullAttention(Attention[FullState]):
     """A token's buffer row is its position."""
 
     def advance(

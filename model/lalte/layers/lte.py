@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lalte.config import ROUTER_LAYERS
-from lalte.layers.attention import Attention
+from lalte.layers.attention import BufferedAttention
 from lalte.state.tensors import LTEState, budget_rows, compute_dtype
 from lalte_kernels import (
     Router,
@@ -97,7 +97,7 @@ class _Stream(NamedTuple):
     start: int
 
 
-class LTEAttention(Attention[LTEState]):
+class LTEAttention(BufferedAttention[LTEState]):
     """See the module's text. B is the largest budget of the layer's heads."""
 
     absorb_uses_scratch = False

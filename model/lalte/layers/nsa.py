@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lalte.layers.attention import Projections
+from lalte.layers.attention import Attention
 from lalte.layers.linear import Linear
 from lalte.state.tensors import NSAState
 from lalte_kernels import rope
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BRANCHES = 3  # compressed, selected, window: the order of the gates
 
 
-class NativeSparseAttention(Projections[NSAState]):
+class NativeSparseAttention(Attention[NSAState]):
     """Each head adds up its three branches, each weighed by a sigmoid gate of the token."""
 
     def __init__(

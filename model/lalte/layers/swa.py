@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lalte.layers.attention import Attention, column, shift_window
+from lalte.layers.attention import BufferedAttention, column, shift_window
 from lalte.state.tensors import SWAState
 from lalte_kernels import rope
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lalte.layers.mixer import Where
 
 
-class SlidingWindowAttention(Attention[SWAState]):
+class SlidingWindowAttention(BufferedAttention[SWAState]):
     """Buffers are [window - 1 older tokens | block]."""
 
     def __init__(

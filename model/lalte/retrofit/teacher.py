@@ -14,7 +14,6 @@ import torch
 from torch.nn import functional
 
 from lalte.layers.attention import Attention
-from lalte.layers.full import FullAttention
 from lalte.model import Block
 from lalte_kernels import rope
 
@@ -56,7 +55,7 @@ def teach(
     for block in model.model.layers:
         assert isinstance(block, Block)  # noqa: S101 - for the checker
         attn = block.attn
-        if not isinstance(attn, Attention | FullAttention):
+        if not isinstance(attn, Attention):
             raise TypeError(f"the teacher needs attention in every layer, not {type(attn)}")
         q, k, v = (
             y.view(y.shape[0], -1, attn.head_dim).transpose(0, 1)

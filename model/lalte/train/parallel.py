@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from lalte.config import LTEConfig, ModelConfig
-from lalte.layers.attention import Projections
+from lalte.layers.attention import Attention
 from lalte.layers.full import FullAttention
 from lalte.layers.gdn import GatedDeltaNet
 from lalte.layers.lte import LTEAttention
@@ -175,7 +175,7 @@ def _per_head(x: torch.Tensor, head_dim: int) -> torch.Tensor:
 
 
 def _attend(
-    mixer: Projections[Any],
+    mixer: Attention[Any],
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
