@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from lalte.layers.mixer import Where
 
 
+FRAME_BLOCKS = 8  # blocks whose keys are turned relative to one position
+
+
 class GroupedConv(nn.Module):
     """Weights of one router convolution. weight: [out, in / groups, 1, kernel]; bias: [out]."""
 
@@ -112,6 +115,7 @@ class LTEAttention(BufferedAttention[LTEState]):
         self.sinks = layer.sinks
         self.evicts_each_token = config.eviction_grid == "token"
         self.span = config.position_span if config.positions == "bounded" else None
+        self.frame = FRAME_BLOCKS * config.chunk
         self.budgets = torch.tensor(layer.budgets, dtype=torch.int64, device=device)
         self.router = RouterModule(config, layer, dtype, device)
 
@@ -155,19 +159,26 @@ class LTEAttention(BufferedAttention[LTEState]):
 
         starts = torch.arange(blocks + 1, device=key.device)[:, None, None] * self.chunk + start
         position = stream.position.expand(blocks + 1, -1, -1).gather(-1, rows)
-        stand = self._stand(position - starts)
+        stand = self._stand(position - starts) + starts % self.frame
+        in_frame = (torch.arange(n, device=key.device) + start) % self.frame
+        q = rope(q.to(compute_dtype(q.dtype)), in_frame, self.theta)
         in_block = torch.arange(self.chunk, device=key.device)
-        q = rope(q.to(compute_dtype(q.dtype)), in_block.repeat(blocks), self.theta)
         all_used = (position >= 0).flatten(1).all(dim=-1).tolist()
         mixed = []
         for number, queries in enumerate(torch.split(q, self.chunk, dim=-2)):
-            keys, values = self._gather(stream, rows[number], stand[number], number)
+            block = start + number * self.chunk
+            if number == 0 or block % self.frame == 0:
+                turned, turned_from = self._turn_recent(stream, block), number
+            recent = slice(self.chunk * (number - turned_from), None)
+            keys, values = self._gather(
+                stream, rows[number], stand[number], turned[:, recent], number
+            )
             visible, earlier = self._causal(in_block), None
             if self.evicts_each_token:
                 seen = self._see_each(stream, rows[number], position[number], number)
                 visible = torch.cat([seen, visible.expand(self.kv_heads, -1, -1)], dim=-1)
-            elif not all_used[number] or start + number * self.chunk < self.window:
-                earlier = self._see(position[number], start + number * self.chunk)
+            elif not all_used[number] or block < self.window:
+                earlier = self._see(position[number], block)
             out = sparse_attention(queries[None], keys[None], values[None], visible, earlier)
             mixed.append(out[0].permute(2, 0, 1, 3).reshape(self.chunk, -1))
         self._commit(state, stream, rows[-1])
@@ -274,19 +285,38 @@ class LTEAttention(BufferedAttention[LTEState]):
         state.position[0] = stream.position.gather(1, rows)
         state.token[0] = stream.token.gather(1, rows)
 
+    def _turn_recent(self, stream: _Stream, block: int) -> torch.Tensor:
+        """Return keys after RoPE from the window before a block on, to its frame's last.
+
+        A frame is some blocks from a multiple of its length on. Angles are taken relative to its
+        start, which lies less than a frame before the block's own and like that is a function of
+        the position alone; so a key is turned once a frame, not once a block.
+        """
+        first = 1 + self.kept + block - stream.start
+        in_frame = block % self.frame
+        key = stream.key[:, first : first + self.window + self.frame - in_frame]
+        relative = torch.arange(key.shape[1], device=key.device) + (in_frame - self.window)
+        return rope(key.to(compute_dtype(key.dtype)), relative, self.theta)
+
     def _gather(
-        self, stream: _Stream, rows: torch.Tensor, stand: torch.Tensor, number: int
+        self,
+        stream: _Stream,
+        rows: torch.Tensor,
+        stand: torch.Tensor,
+        recent_key: torch.Tensor,
+        number: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys after RoPE and values of [retained | window | block], for one block."""
+        """Return keys after RoPE and values of [retained | window | block], for one block.
+
+        recent_key: [kv_heads, w + C or more, d], the keys after RoPE of window and block.
+        """
+        size = self.window + self.chunk
         first = 1 + self.kept + number * self.chunk
-        recent = slice(first, first + self.window + self.chunk)
-        compute = compute_dtype(stream.key.dtype)
-        recent_stand = torch.arange(-self.window, self.chunk, device=rows.device)
-        kept_key = rope(_take(stream.key, rows).to(compute), stand, self.theta)
-        recent_key = rope(stream.key[:, recent].to(compute), recent_stand, self.theta)
+        kept_key = rope(_take(stream.key, rows).to(recent_key.dtype), stand, self.theta)
+        kept_value = _take(stream.value, rows)
         return (
-            torch.cat([kept_key, recent_key], dim=1),
-            torch.cat([_take(stream.value, rows), stream.value[:, recent]], dim=1),
+            torch.cat([kept_key, recent_key[:, :size]], dim=1),
+            torch.cat([kept_value, stream.value[:, first : first + size]], dim=1),
         )
 
     def _see_each(
