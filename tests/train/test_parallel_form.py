@@ -7,7 +7,7 @@ from lalte.config import ModelConfig
 from lalte.family import member
 from lalte.init import random_model
 from lalte.presets import tiny_lalte
-from lalte.train.parallel import ParallelModel, router_logits, straight_through
+from lalte.train.parallel import ParallelModel, excess, router_logits, straight_through
 from lalte.train.tasks import IGNORED
 from lalte_kernels import retention_score
 
@@ -103,3 +103,8 @@ def test_dropout_is_for_training_alone():
     torch.manual_seed(12)
     first = model(tokens, tokens, torch.ones(2, 2)).penalty
     assert first != model(tokens, tokens, torch.ones(2, 2)).penalty
+
+
+def test_what_is_dropped_costs_nothing():
+    r = torch.tensor([0.1, 0.5, 0.6, 1.0])
+    torch.testing.assert_close(excess(r), torch.tensor([0.0, 0.0, 0.1, 0.5]))

@@ -1,13 +1,9 @@
 """The controller raises the price of keeping until each head keeps what its budget holds."""
 
-import math
-
 import torch
 
-from lalte.init import random_model
 from lalte.presets import tiny_lalte
 from lalte.train.config import PenaltyConfig
-from lalte.train.parallel import router_logits
 from lalte.train.penalty import PenaltyController
 
 LENGTH = 106
@@ -69,34 +65,14 @@ def test_the_average_remembers_two_seventeenths_with_the_papers_constants():
     torch.testing.assert_close(penalty.kept, torch.full((2, 2), LENGTH * 15 / 17))
 
 
-def test_routers_that_are_paid_for_useful_tokens_come_to_keep_what_the_budget_holds():
-    """Tokens are worth between little and much, and routers learn which; two heads, one layer.
-
-    The constants are gentler than the paper's, whose runs are forty times as long.
-    """
-    config = PenaltyConfig(
-        update_steps=2, raise_factor=1.02, lower_factor=1.04, floor=0.05, ceiling=2
-    )
-    torch.manual_seed(0)
-    model = random_model(tiny_lalte(("lte",)), seed=0)
-    router = model.model.layers[0].attn.router
-    penalty = PenaltyController(model.config, config, LENGTH, torch.device("cpu"))
-    embedding, worth = torch.randn(512, 2, 2, 16), 0.1 * torch.randn(512, 2).exp()
-    optimiser = torch.optim.Adam(router.parameters())
-    kept = []
-    steps = 2400
-    for step in range(1, steps + 1):
-        for group in optimiser.param_groups:
-            group["lr"] = 2e-3 * (0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2)
-        tokens = torch.randint(512, (32, LENGTH))
-        k, v = embedding[tokens].permute(2, 0, 3, 1, 4)
-        r = router_logits(router.weights(), k, v, dropout=0.0).sigmoid()
-        gain = (worth[tokens].transpose(1, 2) * r).mean()
-        ((penalty.strength[0, None, :, None] * r).mean() - gain).backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        penalty.observe((r > 0.5).float().mean(dim=(0, 2))[None], step)
-        kept.append(penalty.kept[0].clone())
-    # Single steps ripple about the band; their mean is in it, give or take 5 %.
-    end = torch.stack(kept[-600:]).mean(dim=0)
-    assert ((end > 0.9 * BUDGETS[0]) & (end < 1.05 * BUDGETS[0])).all(), end
+def test_heads_that_answer_to_the_price_come_to_keep_what_their_budgets_hold():
+    """Heads that would keep more the cheaper it is, and follow the price with some delay."""
+    # The paper's factors of 1.5 and 2 overshoot a band of 5 %, and circle it.
+    config = PenaltyConfig(update_steps=4, raise_factor=1.02, lower_factor=1.02, floor=1e-3)
+    penalty = PenaltyController(tiny_lalte(), config, LENGTH, torch.device("cpu"))
+    eagerness = torch.tensor([[400.0, 30.0], [3000.0, 90.0]])
+    kept = torch.full((2, 2), 100.0)
+    for step in range(1, 4001):
+        kept += 0.03 * (100 / (1 + eagerness * penalty.strength) - kept)
+        penalty.observe(kept / (LENGTH - 6), step)
+    assert ((penalty.kept > 0.94 * BUDGETS) & (penalty.kept < 1.01 * BUDGETS)).all(), penalty.kept

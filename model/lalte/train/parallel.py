@@ -48,8 +48,8 @@ class Losses(NamedTuple):
     """What one batch gives.
 
     total: sum of the cross entropy over targets that count. penalty: mean over batch, tokens,
-    LTE layers and heads of strength * r; zero without LTE. share: [LTE layers, KV heads], the
-    part of all tokens with r > 0.5; no gradient.
+    LTE layers and heads of strength * `excess`; zero without LTE. share: [LTE layers, KV heads],
+    the part of all tokens with r > 0.5; no gradient.
     """
 
     total: torch.Tensor
@@ -89,7 +89,7 @@ class ParallelModel(nn.Module):
         if not scores:
             return Losses(total, total.new_zeros(()), torch.zeros_like(strength))
         r = torch.stack(scores, dim=1).sigmoid()  # [batch, LTE layers, heads, n]
-        penalty = (strength[None, :, :, None] * r).mean()
+        penalty = (strength[None, :, :, None] * excess(r)).mean()
         return Losses(total, penalty, (r > 0.5).float().mean(dim=(0, 3)))
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -215,6 +215,11 @@ def kept_visible(
     seen = recent(n, config.window, logits.device, grid)
     kept = (logits > 0) | (torch.arange(n, device=logits.device) < config.sinks)
     return seen | (recent(n, n, logits.device) & kept[:, :, None, :])
+
+
+def excess(r: torch.Tensor) -> torch.Tensor:
+    """What a score r costs: as much as it is above one half; what is dropped is free."""
+    return (r - 0.5).relu()
 
 
 def router_logits(router: Router, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The L1 penalty on retention scores, and the controller that brings each head to its budget.
 
-In training a head may keep as many tokens as it likes; each kept token costs lambda, and lambda
-rises while the head keeps more than its budget (arXiv 2510.20787, section on training; the
+In training a head may keep as many tokens as it likes; a kept token costs lambda * (r - 0.5), and
+lambda rises while the head keeps more than its budget (arXiv 2510.20787, section on training; the
 constants are the published code's). kept: a moving average of share(r > 0.5) * (length - 6), six
 being what the router sees ahead, and not what the buffer holds.
 """
