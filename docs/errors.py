@@ -49,10 +49,21 @@ EXAMPLES = {
     Reason.REQUEST_REUSED: "request id 'r1' was used for another message",
     Reason.GENERATION_CHANGED: "session 'alice' is of generation 9d5c02d88f55836c now",
     Reason.MODEL_MISMATCH: (
-        "session 'alice' was made by model a@1f0c, this daemon serves smollm2-135m-lalte@a4ba"
+        "session 'alice' was made by model a@1f0c, this daemon serves smollm2-135m-lalte@a4ba: "
+        "serve it with the model that made it, or migrate it: memoryd session migrate alice"
+    ),
+    Reason.NOT_ARCHIVED: (
+        "session 'alice' keeps no archive: only what was created with archive=true can be read "
+        "again"
+    ),
+    Reason.SESSION_MIGRATING: (
+        "session 'alice' is being read again for another model; retry when that is done"
     ),
     Reason.OFFSET_CONFLICT: "the stream stands at token 120, not at 100",
     Reason.OFFSET_BEYOND_END: "token 500 is beyond the end of the stream at 120",
+    Reason.QUOTA_EXCEEDED: (
+        "500 of 500 sessions exist: delete one, or have the operator raise the limit"
+    ),
     Reason.BACKLOG_FULL: "65600 tokens wait to be read, the limit is 65536",
     Reason.STORAGE_FULL: (
         "Redis at redis://10.0.0.5:6379 is at its maxmemory: free memory there or raise "
@@ -61,9 +72,6 @@ EXAMPLES = {
     Reason.SLOTS_BUSY: "all 32 slots are in use; retry",
     Reason.LANES_BUSY: "264 replies are being written or wait, which is all that may; retry",
     Reason.OWNERSHIP_LOST: "the session has just moved to 10.0.0.7:7420; retry",
-    Reason.QUOTA_EXCEEDED: (
-        "500 of 500 sessions exist: delete one, or have the operator raise the limit"
-    ),
     Reason.OWNER_UNREACHABLE: (
         "the session's owner at 10.0.0.7:7420 does not answer; retry until another takes over"
     ),
@@ -79,10 +87,6 @@ EXAMPLES = {
     ),
     Reason.CANCELLED: "The call was cancelled.",
     Reason.DEADLINE: "127.0.0.1:7420 did not answer in time.",
-    Reason.NOT_IN_THIS_VERSION: (
-        "archived sessions are not offered by this version of memoryd: create the session without "
-        "archive"
-    ),
     Reason.INTERNAL: "a fault of the daemon; its log names it under request id 1f0c",
 }
 

@@ -110,6 +110,14 @@ class ModelMismatch(MemorydError):
     reason = Reason.MODEL_MISMATCH
 
 
+class NotArchived(MemorydError):
+    reason = Reason.NOT_ARCHIVED
+
+
+class SessionMigrating(MemorydError):
+    reason = Reason.SESSION_MIGRATING
+
+
 class OffsetConflict(MemorydError):
     reason = Reason.OFFSET_CONFLICT
 
@@ -164,7 +172,3 @@ class AcknowledgedLost(MemorydError):
 
 class DeadlinePassed(MemorydError):
     reason = Reason.DEADLINE
-
-
-class NotInThisVersion(MemorydError):
-    reason = Reason.NOT_IN_THIS_VERSION

@@ -101,6 +101,12 @@ class Metrics:
             "Checkpoints that Redis did not take and that are tried again.",
             registry=registry,
         )
+        self._rebuilds = Counter(
+            "memoryd_rebuilds",
+            "Sessions that were read again. verify: equal, or what differs; migrate: done.",
+            ["work", "result"],
+            registry=registry,
+        )
         self._leases = Counter(
             "memoryd_lease_events",
             "acquired: of a session without an owner; taken_over: of one whose owner was gone; "
@@ -154,6 +160,9 @@ class Metrics:
 
     def checkpoint_delayed(self) -> None:
         self._delayed_checkpoints.inc()
+
+    def rebuilt(self, work: str, result: str) -> None:
+        self._rebuilds.labels(work, result).inc()
 
     def lease(self, event: str) -> None:
         """event: acquired, taken_over, released or lost."""

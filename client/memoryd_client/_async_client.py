@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import grpc
 import grpc.aio
 
-from memoryd_client import _append, _calls, _channel, _objects, _reply, _requests, _source
+from memoryd_client import (
+    _append,
+    _calls,
+    _channel,
+    _objects,
+    _rebuild,
+    _reply,
+    _requests,
+    _source,
+)
 from memoryd_client._drive_async import AsyncExchange, drive
 from memoryd_client._errors import MemorydError
 from memoryd_client._flow import Flow
@@ -34,6 +43,7 @@ from memoryd_client._types import (
     Snapshot,
     Stats,
     Tls,
+    Verification,
 )
 
 if TYPE_CHECKING:
@@ -221,6 +231,28 @@ class AsyncClient:
         flow = self._stream(_objects.import_session(name, attempts), pieces)
         (session,) = [session async for session in flow]
         return session
+
+    async def verify_session(
+        self,
+        name: str,
+        *,
+        on_progress: _rebuild.OnRebuilding | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> Verification:
+        return await self._answer(
+            _rebuild.verify_session(name, on_progress, Attempts(self._retry, timeout))
+        )
+
+    async def migrate_session(
+        self,
+        name: str,
+        *,
+        to: str = "",
+        on_progress: _rebuild.OnRebuilding | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> Session:
+        attempts = Attempts(self._retry, timeout, idempotent=not to)
+        return await self._answer(_rebuild.migrate_session(name, to, on_progress, attempts))
 
     async def inspect(self, name: str, *, layers: Sequence[int] = (), limit: int = 0) -> Inspection:
         return await self._answer(_calls.inspect(name, layers, limit, self._attempts()))

@@ -7,7 +7,16 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from memoryd_client import _append, _calls, _channel, _objects, _reply, _requests, _source
+from memoryd_client import (
+    _append,
+    _calls,
+    _channel,
+    _objects,
+    _rebuild,
+    _reply,
+    _requests,
+    _source,
+)
 from memoryd_client._drive import Exchange, drive
 from memoryd_client._errors import MemorydError
 from memoryd_client._flow import Flow
@@ -31,6 +40,7 @@ from memoryd_client._types import (
     Snapshot,
     Stats,
     Tls,
+    Verification,
 )
 
 if TYPE_CHECKING:
@@ -237,6 +247,38 @@ class Client:
         pieces = _source.items(source, _objects.PIECE_BYTES)
         (session,) = self._stream(_objects.import_session(name, attempts), pieces)
         return session
+
+    def verify_session(
+        self,
+        name: str,
+        *,
+        on_progress: _rebuild.OnRebuilding | None = None,
+        timeout: float | None = None,
+    ) -> Verification:
+        """Build the session's memory again and compare it with the one in use.
+
+        From the archive, or for a session without one from its newest checkpoint on. Nothing is
+        changed. It reads as much again as the session has read: give it time.
+        """
+        return self._answer(
+            _rebuild.verify_session(name, on_progress, Attempts(self._retry, timeout))
+        )
+
+    def migrate_session(
+        self,
+        name: str,
+        *,
+        to: str = "",
+        on_progress: _rebuild.OnRebuilding | None = None,
+        timeout: float | None = None,
+    ) -> Session:
+        """Read an archived session again with the daemon's model and tokenizer.
+
+        to: name of a session to make beside it; empty replaces the session itself, whose offsets
+        then are of a new generation. Until it is done the old one stands as it is.
+        """
+        attempts = Attempts(self._retry, timeout, idempotent=not to)
+        return self._answer(_rebuild.migrate_session(name, to, on_progress, attempts))
 
     def inspect(self, name: str, *, layers: Sequence[int] = (), limit: int = 0) -> Inspection:
         """What each head has kept: of some layers, at most `limit` tokens a head (0 is 32)."""

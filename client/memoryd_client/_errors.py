@@ -184,6 +184,18 @@ class ModelMismatch(_Reasoned):
     row = Reason.MODEL_MISMATCH
 
 
+class NotArchived(_Reasoned):
+    """The session keeps no archive from which it could be read again."""
+
+    row = Reason.NOT_ARCHIVED
+
+
+class SessionMigrating(_Reasoned):
+    """The session is being read again for another model."""
+
+    row = Reason.SESSION_MIGRATING
+
+
 class OffsetConflict(_Reasoned):
     """The stream does not stand at the expected offset."""
 
@@ -285,12 +297,6 @@ class DeadlineExceeded(_Reasoned):
     """The call took longer than its timeout."""
 
     row = Reason.DEADLINE
-
-
-class NotInThisVersion(_Reasoned):
-    """The daemon does not offer the call yet."""
-
-    row = Reason.NOT_IN_THIS_VERSION
 
 
 class InternalError(_Reasoned):

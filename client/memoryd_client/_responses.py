@@ -8,6 +8,8 @@ from memoryd_client._types import (
     ApiKey,
     AppendResult,
     Completion,
+    Difference,
+    DifferenceKind,
     FinishReason,
     Inspection,
     ModelInfo,
@@ -15,12 +17,14 @@ from memoryd_client._types import (
     Offset,
     Quota,
     QuotaFigures,
+    Rebuilding,
     RetainedHead,
     RetainedToken,
     Session,
     Snapshot,
     Stats,
     Usage,
+    Verification,
 )
 from memoryd_proto.v1 import admin_pb2, memory_pb2, session_pb2, types_pb2
 
@@ -28,6 +32,14 @@ _FINISH = {
     types_pb2.FINISH_REASON_STOP: FinishReason.STOP,
     types_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
     types_pb2.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
+}
+
+
+_DIFFERENCES = {
+    session_pb2.DIFFERENCE_KIND_UNREADABLE: DifferenceKind.UNREADABLE,
+    session_pb2.DIFFERENCE_KIND_TOKENS: DifferenceKind.TOKENS,
+    session_pb2.DIFFERENCE_KIND_TEXT: DifferenceKind.TEXT,
+    session_pb2.DIFFERENCE_KIND_STATE: DifferenceKind.STATE,
 }
 
 
@@ -55,6 +67,7 @@ def session(message: types_pb2.Session) -> Session:
         ttl=message.ttl.ToTimedelta() if message.HasField("ttl") else None,
         labels=dict(message.labels),
         archive=message.archive,
+        archive_bytes=message.archive_bytes,
         create_time=_time(message.create_time),
         update_time=_time(message.update_time),
         owner=message.owner,
@@ -190,3 +203,27 @@ def new_api_key(
 ) -> NewApiKey:
     """A key with its secret."""
     return NewApiKey(api_key(message.key), message.secret)
+
+
+def rebuilding(message: session_pb2.Rebuilding) -> Rebuilding:
+    """How far a session is read again."""
+    return Rebuilding(message.read_tokens, message.archive_bytes, message.target_archive_bytes)
+
+
+def verification(message: session_pb2.Verification) -> Verification:
+    """What was compared, and how it ended."""
+    difference = None
+    if message.difference:
+        difference = Difference(
+            kind=_DIFFERENCES.get(message.difference, DifferenceKind.UNKNOWN),
+            tokens=message.difference_tokens,
+            detail=message.detail,
+        )
+    return Verification(
+        offset=offset(message.offset),
+        from_tokens=message.from_tokens,
+        from_archive=message.from_archive,
+        state_checksum=message.state_checksum,
+        rebuilt_checksum=message.rebuilt_checksum,
+        difference=difference,
+    )

@@ -93,6 +93,7 @@ class Session:
     ttl: timedelta | None
     labels: Mapping[str, str]
     archive: bool
+    archive_bytes: int
     create_time: datetime | None
     update_time: datetime | None
     owner: str
@@ -226,6 +227,60 @@ class Inspection:
     offset: Offset
     heads: tuple[RetainedHead, ...]
     state_checksum: str
+
+
+@dataclass(frozen=True)
+class Rebuilding:
+    """How far a session is read again. Bytes of the archive; both are 0 without one."""
+
+    read_tokens: int
+    archive_bytes: int
+    target_archive_bytes: int
+
+
+class DifferenceKind(StrEnum):
+    """What differs between a rebuilt memory and the one in use.
+
+    UNREADABLE: the stored checkpoint or archive. TOKENS: what was said gives others than were
+    acknowledged. TEXT: bytes behind the last token, or the open turn. STATE: the same tokens gave
+    another one.
+    """
+
+    UNKNOWN = "unknown"
+    UNREADABLE = "unreadable"
+    TOKENS = "tokens"
+    TEXT = "text"
+    STATE = "state"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """tokens: all before this one was equal; of a state, where it stands."""
+
+    kind: DifferenceKind
+    tokens: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A session's memory beside one that was built from what is stored.
+
+    offset: where the two states stand. from_tokens: the rebuilding began here; from_archive: it
+    covers the whole stream. rebuilt_checksum: "" where the state was not reached.
+    """
+
+    offset: Offset
+    from_tokens: int
+    from_archive: bool
+    state_checksum: str
+    rebuilt_checksum: str
+    difference: Difference | None
+
+    @property
+    def equal(self) -> bool:
+        """Nothing differs."""
+        return self.difference is None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memoryd.cli import asking, copies, output, writing
+from memoryd.cli import asking, copies, output, rebuilding, writing
 from memoryd.cli.connection import DEFAULT_TARGET, ApiKey, AsJson, Target, UseTls, connect
 from memoryd.cli.options import Labels, Name, parse_labels, parse_ttl
 
@@ -110,7 +110,7 @@ def show(
             ),
             ("time to live", session.ttl or "until deleted"),
             ("labels", _label_text(session) or "-"),
-            ("archive", "yes" if session.archive else "no"),
+            ("archive", output.size(session.archive_bytes) if session.archive else "none"),
             ("created", output.since(session.create_time)),
             ("written", output.since(session.update_time)),
             ("owner", session.owner or "-"),
@@ -183,5 +183,7 @@ app.command()(copies.snapshot)
 app.command("snapshots")(copies.list_snapshots)
 app.command("rm-snapshot")(copies.remove_snapshot)
 app.command()(copies.restore)
+app.command()(rebuilding.verify)
+app.command()(rebuilding.migrate)
 app.command("export")(copies.export_file)
 app.command("import")(copies.import_file)

@@ -215,6 +215,7 @@ def session(
         checkpoint_tokens=blob.offset if blob is not None else 0,
         labels=record.labels,
         archive=record.archive,
+        archive_bytes=actor.log.frames.end if actor is not None else record.archived,
         create_time=_timestamp(record.created_ms),
         update_time=_timestamp(record.updated_ms),
         owner=owner,

@@ -22,6 +22,8 @@ NEEDED: dict[str, frozenset[Scope]] = {
     _SESSION + "RestoreSession": _WRITE,
     _SESSION + "ExportSession": _READ,
     _SESSION + "ImportSession": _WRITE,
+    _SESSION + "VerifySession": _READ,
+    _SESSION + "MigrateSession": _WRITE,
     _SESSION + "InspectSession": _READ,
     _MEMORY + "Append": _WRITE,
     _MEMORY + "AppendStream": _WRITE,

@@ -7,11 +7,10 @@ from memoryd.errors import (
     BadArgument,
     GenerationChanged,
     ModelNotFound,
-    NotInThisVersion,
 )
 from memoryd.rpc import convert
 from memoryd.rpc.calls import Call, detached, unary
-from memoryd.rpc.object_service import ObjectCalls
+from memoryd.rpc.rebuild_service import RebuildCalls
 from memoryd.sessions.manager import Remote
 from memoryd.storage.records import SessionRecord
 from memoryd_proto.v1 import session_pb2, session_pb2_grpc, types_pb2
@@ -21,7 +20,7 @@ DEFAULT_PAGE, MAX_PAGE = 100, 1000
 DEFAULT_INSPECTED = 32
 
 
-class SessionService(ObjectCalls, session_pb2_grpc.SessionServiceServicer):
+class SessionService(RebuildCalls, session_pb2_grpc.SessionServiceServicer):
     """See session.proto."""
 
     @unary(_PATH + "CreateSession", session_pb2.CreateSessionResponse)
@@ -35,18 +34,17 @@ class SessionService(ObjectCalls, session_pb2_grpc.SessionServiceServicer):
             raise ModelNotFound(
                 f"this daemon serves {info.model}, not {request.model!r}", model=info.model
             )
-        if request.archive:
-            raise NotInThisVersion(
-                "archived sessions are not offered by this version of memoryd: create the session "
-                "without archive"
-            )
         key = call.key(request.name or uuid.uuid4().hex)
         ttl_ms = convert.ttl_ms(request.ttl) if request.HasField("ttl") else 0
         labels = convert.labels(request.labels)
         async with self.quotas.new_session(key):
             record = await detached(
                 self.manager.services.store.create(
-                    key, model=self.manager.services.model_id, ttl_ms=ttl_ms, labels=labels
+                    key,
+                    model=self.manager.services.model_id,
+                    ttl_ms=ttl_ms,
+                    archive=request.archive,
+                    labels=labels,
                 )
             )
         return session_pb2.CreateSessionResponse(session=convert.session(record))

@@ -191,12 +191,12 @@ class Planter:
                 await archives.copy(source, key, seed.generation)
             if verified is None:
                 return seed
-            return replace(seed, blob=await self._put(seed, *verified))
+            return replace(seed, blob=await self.put_state(seed, *verified))
         except MemorydError:
             await self.drop(seed)
             raise
 
-    async def _put(
+    async def put_state(
         self, seed: Seed, header: StateHeader, arrays: Mapping[str, ArrayLike]
     ) -> BlobRef:
         """Stage a state as one of the session that is being made."""

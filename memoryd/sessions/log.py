@@ -8,6 +8,7 @@ before anything else is written.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import structlog
 
 from memoryd.errors import AcknowledgedLost, StorageFull, StorageUnavailable
@@ -41,6 +42,17 @@ class _Pending:
     op_id: int
     change: Change
     uncertain: bool = False
+
+
+def journalled(entries: Sequence[tuple[int, bytes]], after: int) -> list[int]:
+    """Tokens from offset `after` on, of what `Store.read_journal` gave for it."""
+    tokens: list[int] = []
+    end = after
+    for entry_end, packed in entries:
+        entry = np.frombuffer(packed, dtype="<u4")
+        tokens += entry[end - (entry_end - len(entry)) :].tolist()
+        end = entry_end
+    return tokens
 
 
 class SessionLog:

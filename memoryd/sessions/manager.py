@@ -7,11 +7,11 @@ recently is written back and released.
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import structlog
 
 from memoryd.engine.errors import NoFreeSlot, StateRefused, TokenOutOfRange
@@ -20,17 +20,19 @@ from memoryd.errors import (
     MemorydError,
     ModelMismatch,
     OwnershipLost,
+    SessionMigrating,
     SessionNotFound,
     SlotsBusy,
     StateCorrupt,
 )
 from memoryd.sessions.actor import SessionActor
 from memoryd.sessions.archive import RecentFrames, frames
+from memoryd.sessions.log import journalled
 from memoryd.sessions.recent import RecentTokens
 from memoryd.sessions.services import Services
 from memoryd.storage.codec import Array, Expectation, decode_state
 from memoryd.storage.keys import SessionKey
-from memoryd.storage.records import SessionRecord
+from memoryd.storage.records import BlobRef, SessionRecord
 
 logger = structlog.get_logger(__name__)
 
@@ -45,6 +47,14 @@ class Remote:
     address: str
 
 
+@dataclass
+class Taken:
+    """A session that is owned without being in memory. unfinished: work that holds it still."""
+
+    record: SessionRecord = field(init=False)
+    unfinished: list["asyncio.Future[Any]"] = field(default_factory=list)
+
+
 class SessionManager:
     """All sessions that this daemon owns."""
 
@@ -53,6 +63,7 @@ class SessionManager:
         self.draining = False
         self._actors: dict[SessionKey, SessionActor] = {}
         self._opening: dict[SessionKey, asyncio.Task[SessionActor | Remote | None]] = {}
+        self._taken: set[SessionKey] = set()
 
     @property
     def actors(self) -> tuple[SessionActor, ...]:
@@ -72,6 +83,7 @@ class SessionManager:
         while True:
             if (actor := self.loaded(key)) is not None:
                 return actor
+            self._refuse_taken(key)
             if self.draining:
                 raise Draining("this daemon is shutting down; retry at another one")
             task = self._opening.get(key)
@@ -113,6 +125,7 @@ class SessionManager:
         """
         while (opening := self._opening.get(key)) is not None:
             await asyncio.wait([opening])
+        self._refuse_taken(key)
         if self.draining:
             raise Draining("this daemon is shutting down; retry at another one")
         task = asyncio.ensure_future(self._replace(key, work))
@@ -131,20 +144,81 @@ class SessionManager:
             return Remote(address)
         return await work(record)
 
-    def check_model(self, model: str, name: str) -> None:
+    @asynccontextmanager
+    async def taken(self, record: SessionRecord) -> AsyncGenerator[Taken]:
+        """Owns a session without reading it to memory; calls on it are refused meanwhile.
+
+        Raises SessionMigrating where that is so already, OwnershipLost where a living daemon holds
+        the session or was faster.
+        """
+        key, services = record.key, self.services
+        self._refuse_taken(key)
+        if (address := await self.owner_address(record)) is not None:
+            raise OwnershipLost(
+                f"session {key.name!r} is held by the daemon at {address}: drain that one, or "
+                "migrate to a new name",
+                session=key.name,
+            )
+        self._refuse_taken(key)
+        self._taken.add(key)
+        acquiring = asyncio.ensure_future(
+            services.store.acquire(
+                key,
+                expected_owner=record.owner,
+                expected_epoch=record.epoch,
+                me=services.daemon_id,
+            )
+        )
+        taken = Taken()
+        try:
+            acquired = await asyncio.shield(acquiring)
+            if acquired is None:
+                raise OwnershipLost(
+                    f"session {key.name!r} changes hands; retry", retry_after=SLOT_RETRY_SECONDS
+                )
+            taken.record = acquired
+            yield taken
+        finally:
+            giving_back = asyncio.ensure_future(self._give_back(key, acquiring, taken))
+            await asyncio.shield(giving_back)
+
+    async def _give_back(
+        self, key: SessionKey, acquiring: "asyncio.Future[SessionRecord | None]", taken: Taken
+    ) -> None:
+        try:
+            await asyncio.wait([acquiring, *taken.unfinished])
+            if (acquired := acquiring.result()) is not None:
+                await self.services.store.release(acquired.lease)
+        except MemorydError as error:
+            logger.warning("session_not_given_back", session=str(key), error=str(error))
+        finally:
+            self._taken.discard(key)
+
+    def _refuse_taken(self, key: SessionKey) -> None:
+        if key in self._taken:
+            raise SessionMigrating(
+                f"session {key.name!r} is being read again for another model; retry when that is "
+                "done",
+                retry_after=SLOT_RETRY_SECONDS,
+                session=key.name,
+            )
+
+    def check_model(self, model: str, name: str, *, archived: bool = False) -> None:
         """Raises ModelMismatch for a session of another model."""
         if model != self.services.model_id:
+            way_out = f", or migrate it: memoryd session migrate {name}" if archived else ""
             raise ModelMismatch(
-                f"session {name!r} was made by model {model}, "
-                f"this daemon serves {self.services.model_id}",
+                f"session {name!r} was made by model {model}, this daemon serves "
+                f"{self.services.model_id}: serve it with the model that made it{way_out}",
                 session_model=model,
                 model=self.services.model_id,
+                archived=archived,
             )
 
     async def try_state(self, offset: int, arrays: Mapping[str, Array]) -> None:
         """Opens a state in a slot of its own and drops it. Raises StateCorrupt, SlotsBusy."""
         engine_key = f"trial#{uuid.uuid4().hex}"
-        await self._open_slot(
+        await self.open_slot(
             engine_key, offset, arrays, on_absorbed=lambda _: None, on_failed=lambda _: None
         )
         await self.services.engine.close(engine_key)
@@ -170,7 +244,7 @@ class SessionManager:
             record = await self.record(key)
             if (address := await self.owner_address(record)) is not None:
                 return Remote(address)
-            self.check_model(record.model, key.name)
+            self.check_model(record.model, key.name, archived=record.archive)
             acquired = await services.store.acquire(
                 key,
                 expected_owner=record.owner,
@@ -202,7 +276,7 @@ class SessionManager:
         return actor
 
     async def _bring_to_memory(self, record: SessionRecord) -> SessionActor:
-        offset, arrays = await self._read_checkpoint(record)
+        offset, arrays = await self.read_checkpoint(record, record.blob)
         tokens = await self._read_journal(record, offset)
         # The lease's epoch is in the key: no slot outlives the ownership it was filled under.
         engine_key = f"{record.key}#{record.generation}#{record.epoch}"
@@ -217,7 +291,7 @@ class SessionManager:
             frames=await self._recent_frames(record, offset),
             on_end=self._on_end,
         )
-        await self._open_slot(
+        await self.open_slot(
             engine_key,
             offset,
             arrays,
@@ -234,10 +308,11 @@ class SessionManager:
             ) from error
         return actor
 
-    async def _read_checkpoint(
-        self, record: SessionRecord
+    async def read_checkpoint(
+        self, record: SessionRecord, blob: BlobRef | None
     ) -> tuple[int, Mapping[str, Array] | None]:
-        services, blob = self.services, record.blob
+        """The offset and state of a session's checkpoint. Raises StateCorrupt, ModelMismatch."""
+        services = self.services
         if blob is None:
             return 0, None
         body = await services.blobs.get(record.key, record.generation, blob)
@@ -264,14 +339,8 @@ class SessionManager:
 
     async def _read_journal(self, record: SessionRecord, after: int) -> list[int]:
         """Tokens [after, next) of the journal; refuses one that has a hole."""
-        tokens: list[int] = []
-        end = after
-        for entry_end, packed in await self.services.store.read_journal(record.lease, after):
-            entry = np.frombuffer(packed, dtype="<u4")
-            if entry_end - len(entry) > end:
-                break
-            tokens += entry[end - (entry_end - len(entry)) :].tolist()
-            end = entry_end
+        tokens = journalled(await self.services.store.read_journal(record.lease, after), after)
+        end = after + len(tokens)
         if end != record.next:
             raise StateCorrupt(
                 f"the journal of session {record.key.name!r} has no entry at token {end}, "
@@ -304,16 +373,18 @@ class SessionManager:
             )
         return recent
 
-    async def _open_slot(
+    async def open_slot(
         self,
         engine_key: str,
         offset: int,
         arrays: Mapping[str, Array] | None,
         *,
         tenant: str = "",
+        background: bool = False,
         on_absorbed: Callable[[int], None],
         on_failed: Callable[[str], None],
     ) -> None:
+        """As `Engine.open`, making room where no slot is free. Raises SlotsBusy, StateCorrupt."""
         while True:
             try:
                 await self.services.engine.open(
@@ -321,6 +392,7 @@ class SessionManager:
                     tenant=tenant,
                     offset=offset,
                     arrays=arrays,
+                    background=background,
                     on_absorbed=on_absorbed,
                     on_failed=on_failed,
                 )

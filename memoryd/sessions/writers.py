@@ -5,6 +5,7 @@ acknowledgement. The map is stored in the same script as the journal entry it be
 it survives whatever the entry survives.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgpack
@@ -44,6 +45,11 @@ class Writers:
     @property
     def count(self) -> int:
         return len(self._entries)
+
+    @property
+    def entries(self) -> Mapping[str, tuple[int, int, int]]:
+        """By writer: its last message, and the offset and tail bytes that it was told."""
+        return self._entries
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb([[writer, *row] for writer, row in self._entries.items()])

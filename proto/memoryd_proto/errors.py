@@ -38,6 +38,8 @@ class Reason(StrEnum):
     REQUEST_REUSED = "REQUEST_REUSED"
     GENERATION_CHANGED = "GENERATION_CHANGED"
     MODEL_MISMATCH = "MODEL_MISMATCH"
+    NOT_ARCHIVED = "NOT_ARCHIVED"
+    SESSION_MIGRATING = "SESSION_MIGRATING"
     OFFSET_CONFLICT = "OFFSET_CONFLICT"
     OFFSET_BEYOND_END = "OFFSET_BEYOND_END"
     BACKLOG_FULL = "BACKLOG_FULL"
@@ -53,7 +55,6 @@ class Reason(StrEnum):
     ACKNOWLEDGED_LOST = "ACKNOWLEDGED_LOST"
     CANCELLED = "CANCELLED"
     DEADLINE = "DEADLINE"
-    NOT_IN_THIS_VERSION = "NOT_IN_THIS_VERSION"
     INTERNAL = "INTERNAL"
 
 
@@ -152,7 +153,17 @@ ERRORS: dict[Reason, ErrorSpec] = {
     Reason.MODEL_MISMATCH: ErrorSpec(
         StatusCode.FAILED_PRECONDITION,
         False,
-        "Serve the session with the model that made it.",
+        "Serve the session with the model that made it, or migrate it if it is archived.",
+    ),
+    Reason.NOT_ARCHIVED: ErrorSpec(
+        StatusCode.FAILED_PRECONDITION,
+        False,
+        "Only sessions created with archive=true can be read again; create one and send the text.",
+    ),
+    Reason.SESSION_MIGRATING: ErrorSpec(
+        StatusCode.UNAVAILABLE,
+        True,
+        "Wait for the delay given: the session is being read again for another model.",
     ),
     Reason.OFFSET_CONFLICT: ErrorSpec(
         StatusCode.ABORTED, False, "Somebody else appended: read the offset again and decide."
@@ -206,9 +217,6 @@ ERRORS: dict[Reason, ErrorSpec] = {
     Reason.CANCELLED: ErrorSpec(StatusCode.CANCELLED, False, "The call was cancelled."),
     Reason.DEADLINE: ErrorSpec(
         StatusCode.DEADLINE_EXCEEDED, True, "Give the call more time, or ask with less to absorb."
-    ),
-    Reason.NOT_IN_THIS_VERSION: ErrorSpec(
-        StatusCode.UNIMPLEMENTED, False, "This daemon does not offer the call yet."
     ),
     Reason.INTERNAL: ErrorSpec(
         StatusCode.INTERNAL, False, "A fault of the daemon: see its log under the request id."

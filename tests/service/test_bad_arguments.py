@@ -297,11 +297,6 @@ def test_an_unknown_session_is_not_found(calls):
         refused_for(Reason.SESSION_NOT_FOUND, call, name)
 
 
-def test_what_is_for_later_versions_says_so(calls):
-    refused_for(Reason.NOT_IN_THIS_VERSION, lambda: calls.create("kept", archive=True), "archive")
-    refused_for(Reason.SESSION_NOT_FOUND, lambda: calls.get("kept"))
-
-
 OBJECTS = {
     "update without a name": ("UpdateSession", session_pb2.UpdateSessionRequest()),
     "a label too long": (

@@ -2,11 +2,25 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from memoryd_proto.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class DifferenceKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DIFFERENCE_KIND_UNSPECIFIED: _ClassVar[DifferenceKind]
+    DIFFERENCE_KIND_UNREADABLE: _ClassVar[DifferenceKind]
+    DIFFERENCE_KIND_TOKENS: _ClassVar[DifferenceKind]
+    DIFFERENCE_KIND_TEXT: _ClassVar[DifferenceKind]
+    DIFFERENCE_KIND_STATE: _ClassVar[DifferenceKind]
+DIFFERENCE_KIND_UNSPECIFIED: DifferenceKind
+DIFFERENCE_KIND_UNREADABLE: DifferenceKind
+DIFFERENCE_KIND_TOKENS: DifferenceKind
+DIFFERENCE_KIND_TEXT: DifferenceKind
+DIFFERENCE_KIND_STATE: DifferenceKind
 
 class CreateSessionRequest(_message.Message):
     __slots__ = ("name", "model", "ttl", "labels", "archive")
@@ -212,6 +226,70 @@ class ImportSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _ClassVar[int]
     session: _types_pb2.Session
     def __init__(self, session: _Optional[_Union[_types_pb2.Session, _Mapping]] = ...) -> None: ...
+
+class Rebuilding(_message.Message):
+    __slots__ = ("read_tokens", "archive_bytes", "target_archive_bytes")
+    READ_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TARGET_ARCHIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    read_tokens: int
+    archive_bytes: int
+    target_archive_bytes: int
+    def __init__(self, read_tokens: _Optional[int] = ..., archive_bytes: _Optional[int] = ..., target_archive_bytes: _Optional[int] = ...) -> None: ...
+
+class VerifySessionRequest(_message.Message):
+    __slots__ = ("name", "report_progress")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REPORT_PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    report_progress: bool
+    def __init__(self, name: _Optional[str] = ..., report_progress: bool = ...) -> None: ...
+
+class Verification(_message.Message):
+    __slots__ = ("offset", "from_tokens", "from_archive", "state_checksum", "rebuilt_checksum", "difference", "difference_tokens", "detail")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    FROM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FROM_ARCHIVE_FIELD_NUMBER: _ClassVar[int]
+    STATE_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    REBUILT_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    offset: _types_pb2.Offset
+    from_tokens: int
+    from_archive: bool
+    state_checksum: str
+    rebuilt_checksum: str
+    difference: DifferenceKind
+    difference_tokens: int
+    detail: str
+    def __init__(self, offset: _Optional[_Union[_types_pb2.Offset, _Mapping]] = ..., from_tokens: _Optional[int] = ..., from_archive: bool = ..., state_checksum: _Optional[str] = ..., rebuilt_checksum: _Optional[str] = ..., difference: _Optional[_Union[DifferenceKind, str]] = ..., difference_tokens: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class VerifySessionResponse(_message.Message):
+    __slots__ = ("progress", "verification")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    VERIFICATION_FIELD_NUMBER: _ClassVar[int]
+    progress: Rebuilding
+    verification: Verification
+    def __init__(self, progress: _Optional[_Union[Rebuilding, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ...) -> None: ...
+
+class MigrateSessionRequest(_message.Message):
+    __slots__ = ("name", "new_name", "report_progress")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NEW_NAME_FIELD_NUMBER: _ClassVar[int]
+    REPORT_PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    new_name: str
+    report_progress: bool
+    def __init__(self, name: _Optional[str] = ..., new_name: _Optional[str] = ..., report_progress: bool = ...) -> None: ...
+
+class MigrateSessionResponse(_message.Message):
+    __slots__ = ("progress", "session")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    progress: Rebuilding
+    session: _types_pb2.Session
+    def __init__(self, progress: _Optional[_Union[Rebuilding, _Mapping]] = ..., session: _Optional[_Union[_types_pb2.Session, _Mapping]] = ...) -> None: ...
 
 class InspectSessionRequest(_message.Message):
     __slots__ = ("name", "layers", "limit")

@@ -96,6 +96,16 @@ class SessionServiceStub(object):
                 request_serializer=memoryd__proto_dot_v1_dot_session__pb2.ImportSessionRequest.SerializeToString,
                 response_deserializer=memoryd__proto_dot_v1_dot_session__pb2.ImportSessionResponse.FromString,
                 _registered_method=True)
+        self.VerifySession = channel.unary_stream(
+                '/memoryd.v1.SessionService/VerifySession',
+                request_serializer=memoryd__proto_dot_v1_dot_session__pb2.VerifySessionRequest.SerializeToString,
+                response_deserializer=memoryd__proto_dot_v1_dot_session__pb2.VerifySessionResponse.FromString,
+                _registered_method=True)
+        self.MigrateSession = channel.unary_stream(
+                '/memoryd.v1.SessionService/MigrateSession',
+                request_serializer=memoryd__proto_dot_v1_dot_session__pb2.MigrateSessionRequest.SerializeToString,
+                response_deserializer=memoryd__proto_dot_v1_dot_session__pb2.MigrateSessionResponse.FromString,
+                _registered_method=True)
         self.InspectSession = channel.unary_unary(
                 '/memoryd.v1.SessionService/InspectSession',
                 request_serializer=memoryd__proto_dot_v1_dot_session__pb2.InspectSessionRequest.SerializeToString,
@@ -145,7 +155,8 @@ class SessionServiceServicer(object):
 
     def ForkSession(self, request, context):
         """Makes a second session that starts with all that the first one holds: memory, text that is not
-        yet read, open turn, what makes retries safe, labels and TTL. Costs the same at any length.
+        yet read, open turn, what makes retries safe, labels and TTL. Costs the same at any length, but
+        for the copy of an archive.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,7 +194,7 @@ class SessionServiceServicer(object):
 
     def ExportSession(self, request, context):
         """Streams the session as one portable, checksummed file, signed where the daemon has an export
-        key. An archived text is not part of it.
+        key. It holds the archive of an archived session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,6 +203,26 @@ class SessionServiceServicer(object):
     def ImportSession(self, request_iterator, context):
         """Makes a session from such a file, which must be whole, of the daemon's model, and signed with
         the daemon's export key unless its settings take others. Nothing is kept of a refused file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifySession(self, request, context):
+        """Builds the session's memory again in a slot of its own and compares it with the one in use: from
+        the archive, or for a session without one from its newest checkpoint on. The session is not
+        touched, and the work waits for that of others. A cancelled call ends it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MigrateSession(self, request, context):
+        """Reads an archived session again with the daemon's model and tokenizer: as a new session, or as
+        a new generation in its own place. Until its last step the old one stands as it is; a call that
+        broke off leaves nothing behind and can be made again. In place, calls on the session are
+        refused meanwhile with SESSION_MIGRATING, and a session that is of the daemon's model already
+        is answered as done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -266,6 +297,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ImportSession,
                     request_deserializer=memoryd__proto_dot_v1_dot_session__pb2.ImportSessionRequest.FromString,
                     response_serializer=memoryd__proto_dot_v1_dot_session__pb2.ImportSessionResponse.SerializeToString,
+            ),
+            'VerifySession': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifySession,
+                    request_deserializer=memoryd__proto_dot_v1_dot_session__pb2.VerifySessionRequest.FromString,
+                    response_serializer=memoryd__proto_dot_v1_dot_session__pb2.VerifySessionResponse.SerializeToString,
+            ),
+            'MigrateSession': grpc.unary_stream_rpc_method_handler(
+                    servicer.MigrateSession,
+                    request_deserializer=memoryd__proto_dot_v1_dot_session__pb2.MigrateSessionRequest.FromString,
+                    response_serializer=memoryd__proto_dot_v1_dot_session__pb2.MigrateSessionResponse.SerializeToString,
             ),
             'InspectSession': grpc.unary_unary_rpc_method_handler(
                     servicer.InspectSession,
@@ -599,6 +640,60 @@ class SessionService(object):
             '/memoryd.v1.SessionService/ImportSession',
             memoryd__proto_dot_v1_dot_session__pb2.ImportSessionRequest.SerializeToString,
             memoryd__proto_dot_v1_dot_session__pb2.ImportSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifySession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/memoryd.v1.SessionService/VerifySession',
+            memoryd__proto_dot_v1_dot_session__pb2.VerifySessionRequest.SerializeToString,
+            memoryd__proto_dot_v1_dot_session__pb2.VerifySessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MigrateSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/memoryd.v1.SessionService/MigrateSession',
+            memoryd__proto_dot_v1_dot_session__pb2.MigrateSessionRequest.SerializeToString,
+            memoryd__proto_dot_v1_dot_session__pb2.MigrateSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmemoryd_proto/v1/types.proto\x12\nmemoryd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\",\n\x06Offset\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\"F\n\x05Piece\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.memoryd.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0c\n\x04open\x18\x03 \x01(\x08\"\xb7\x03\n\x07Session\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0c\x61\x63ked_tokens\x18\x04 \x01(\x03\x12\x17\n\x0f\x61\x62sorbed_tokens\x18\x05 \x01(\x03\x12\x12\n\ntail_bytes\x18\x06 \x01(\x03\x12\x13\n\x0bstate_bytes\x18\x07 \x01(\x03\x12\x19\n\x11\x63heckpoint_tokens\x18\x08 \x01(\x03\x12&\n\x03ttl\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x06labels\x18\n \x03(\x0b\x32\x1f.memoryd.v1.Session.LabelsEntry\x12\x0f\n\x07\x61rchive\x18\x0b \x01(\x08\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05owner\x18\x0e \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x97\x01\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x04 \x01(\x02\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\nmax_tokens\x18\x06 \x01(\x05\x12\x0c\n\x04stop\x18\x07 \x03(\tB\x07\n\x05_seed\"\x97\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x15\n\rmemory_tokens\x18\x03 \x01(\x03\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x05 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x06 \x01(\x01*q\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\x11\n\rROLE_DOCUMENT\x10\x04\x12\x0c\n\x08ROLE_RAW\x10\x05*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmemoryd_proto/v1/types.proto\x12\nmemoryd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\",\n\x06Offset\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\"F\n\x05Piece\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.memoryd.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0c\n\x04open\x18\x03 \x01(\x08\"\xce\x03\n\x07Session\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0c\x61\x63ked_tokens\x18\x04 \x01(\x03\x12\x17\n\x0f\x61\x62sorbed_tokens\x18\x05 \x01(\x03\x12\x12\n\ntail_bytes\x18\x06 \x01(\x03\x12\x13\n\x0bstate_bytes\x18\x07 \x01(\x03\x12\x19\n\x11\x63heckpoint_tokens\x18\x08 \x01(\x03\x12&\n\x03ttl\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x06labels\x18\n \x03(\x0b\x32\x1f.memoryd.v1.Session.LabelsEntry\x12\x0f\n\x07\x61rchive\x18\x0b \x01(\x08\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05owner\x18\x0e \x01(\t\x12\x15\n\rarchive_bytes\x18\x0f \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x97\x01\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x04 \x01(\x02\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\nmax_tokens\x18\x06 \x01(\x05\x12\x0c\n\x04stop\x18\x07 \x03(\tB\x07\n\x05_seed\"\x97\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x15\n\rmemory_tokens\x18\x03 \x01(\x03\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x05 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x06 \x01(\x01*q\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\x11\n\rROLE_DOCUMENT\x10\x04\x12\x0c\n\x08ROLE_RAW\x10\x05*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,20 +35,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SESSION_LABELSENTRY']._loaded_options = None
   _globals['_SESSION_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=977
-  _globals['_ROLE']._serialized_end=1090
-  _globals['_FINISHREASON']._serialized_start=1092
-  _globals['_FINISHREASON']._serialized_end=1216
+  _globals['_ROLE']._serialized_start=1000
+  _globals['_ROLE']._serialized_end=1113
+  _globals['_FINISHREASON']._serialized_start=1115
+  _globals['_FINISHREASON']._serialized_end=1239
   _globals['_OFFSET']._serialized_start=109
   _globals['_OFFSET']._serialized_end=153
   _globals['_PIECE']._serialized_start=155
   _globals['_PIECE']._serialized_end=225
   _globals['_SESSION']._serialized_start=228
-  _globals['_SESSION']._serialized_end=667
-  _globals['_SESSION_LABELSENTRY']._serialized_start=622
-  _globals['_SESSION_LABELSENTRY']._serialized_end=667
-  _globals['_SAMPLING']._serialized_start=670
-  _globals['_SAMPLING']._serialized_end=821
-  _globals['_USAGE']._serialized_start=824
-  _globals['_USAGE']._serialized_end=975
+  _globals['_SESSION']._serialized_end=690
+  _globals['_SESSION_LABELSENTRY']._serialized_start=645
+  _globals['_SESSION_LABELSENTRY']._serialized_end=690
+  _globals['_SAMPLING']._serialized_start=693
+  _globals['_SAMPLING']._serialized_end=844
+  _globals['_USAGE']._serialized_start=847
+  _globals['_USAGE']._serialized_end=998
 # @@protoc_insertion_point(module_scope)

@@ -53,7 +53,7 @@ class Piece(_message.Message):
     def __init__(self, role: _Optional[_Union[Role, str]] = ..., content: _Optional[bytes] = ..., open: bool = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("name", "generation", "model", "acked_tokens", "absorbed_tokens", "tail_bytes", "state_bytes", "checkpoint_tokens", "ttl", "labels", "archive", "create_time", "update_time", "owner")
+    __slots__ = ("name", "generation", "model", "acked_tokens", "absorbed_tokens", "tail_bytes", "state_bytes", "checkpoint_tokens", "ttl", "labels", "archive", "create_time", "update_time", "owner", "archive_bytes")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class Session(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     generation: str
     model: str
@@ -89,7 +90,8 @@ class Session(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     update_time: _timestamp_pb2.Timestamp
     owner: str
-    def __init__(self, name: _Optional[str] = ..., generation: _Optional[str] = ..., model: _Optional[str] = ..., acked_tokens: _Optional[int] = ..., absorbed_tokens: _Optional[int] = ..., tail_bytes: _Optional[int] = ..., state_bytes: _Optional[int] = ..., checkpoint_tokens: _Optional[int] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., archive: bool = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., owner: _Optional[str] = ...) -> None: ...
+    archive_bytes: int
+    def __init__(self, name: _Optional[str] = ..., generation: _Optional[str] = ..., model: _Optional[str] = ..., acked_tokens: _Optional[int] = ..., absorbed_tokens: _Optional[int] = ..., tail_bytes: _Optional[int] = ..., state_bytes: _Optional[int] = ..., checkpoint_tokens: _Optional[int] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., archive: bool = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., owner: _Optional[str] = ..., archive_bytes: _Optional[int] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "repetition_penalty", "seed", "max_tokens", "stop")
