@@ -139,7 +139,7 @@ def parse_record(key: SessionKey, meta: Mapping[bytes, bytes]) -> SessionRecord:
         )
     except (KeyError, ValueError, AttributeError, msgpack.UnpackException) as error:
         raise StateCorrupt(
-            f"The stored record of session {key} cannot be read ({error!r}): delete the session "
-            "or restore it from a snapshot.",
+            f"The stored record of session {key} cannot be read ({error!r}): have the operator "
+            "discard the session, and create it anew.",
             session=key,
         ) from error

@@ -392,7 +392,8 @@ class Store:
                 server, "SCAN", cursor, "MATCH", key.pattern, "COUNT", SCAN_STEP
             )
             if found:
-                deleted += int(await self._client.command("UNLINK", *found))
+                names = [name.decode() for name in found]
+                deleted += int(await self._client.command("UNLINK", *names))
             cursor = int(step)
             if not cursor:
                 break

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import redis
 
+from harness.certificates import Authority
 from harness.processes import ChildProcess, wait_until
 
 SHARDS = 3
@@ -54,6 +55,11 @@ class ClusterNode(ChildProcess):
         super().__init__(command, {}, folder / "server.log")
         self.raw = redis.Redis(port=port, protocol=2, socket_timeout=2.0)
 
+    @property
+    def client_port(self) -> int:
+        """Where clients of the cluster find it: the TLS port where it has one."""
+        return int(self.settings.get("tls-port", self.port))
+
     def answers(self) -> bool:
         try:
             return bool(self.raw.ping())
@@ -81,17 +87,32 @@ def cluster_info(node: ClusterNode) -> dict[str, str]:
 
 
 class RedisCluster:
-    """Six nodes; `node[i]` and `node[i + 3]` begin as primary and replica of shard i."""
+    """Six nodes; `node[i]` and `node[i + 3]` begin as primary and replica of shard i.
 
-    def __init__(self, folder: Path, binary: str, **settings: str) -> None:
-        ports = free_ports(4 * SHARDS)
-        self.nodes = [
-            ClusterNode(folder / str(number), binary, port, bus, **settings)
-            for number, (port, bus) in enumerate(
-                zip(ports[: 2 * SHARDS], ports[2 * SHARDS :], strict=True)
-            )
-        ]
-        self.url = "redis-cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+    authority: has the nodes speak TLS to each other and to clients of `url`, who must show a
+    certificate that it signed; `raw` of a node is plain text still.
+    """
+
+    def __init__(
+        self, folder: Path, binary: str, *, authority: Authority | None = None, **settings: str
+    ) -> None:
+        ports = iter(free_ports(6 * SHARDS))
+        self.nodes = []
+        for number in range(2 * SHARDS):
+            port, bus, tls_port = next(ports), next(ports), next(ports)
+            if authority is not None:
+                files = authority.issue(f"node{number}")
+                settings |= {
+                    "tls-port": str(tls_port),
+                    "tls-cluster": "yes",
+                    "tls-replication": "yes",
+                    "tls-ca-cert-file": str(authority.path),
+                    "tls-cert-file": str(files.cert),
+                    "tls-key-file": str(files.key),
+                }
+            self.nodes.append(ClusterNode(folder / str(number), binary, port, bus, **settings))
+        addresses = ",".join(f"127.0.0.1:{node.client_port}" for node in self.nodes)
+        self.url = f"redis{'s' if authority is not None else ''}-cluster://{addresses}"
         try:
             for node in self.nodes:
                 wait_until(node.answers, f"node {node.port} answers")
@@ -109,7 +130,8 @@ class RedisCluster:
             # Epochs of their own from the start: nodes that have to settle them refuse writes.
             node.raw.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             if node is not first:
-                node.raw.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus_port)
+                meet = ("CLUSTER", "MEET", "127.0.0.1", first.client_port, first.bus_port)
+                node.raw.execute_command(*meet)
         for node in self.nodes:
             wait_until(
                 lambda node=node: self._knows_all(node), f"node {node.port} knows the others"
