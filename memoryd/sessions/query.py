@@ -143,9 +143,8 @@ async def _answer(
                 if stale is None:
                     stale = await fence
                 reply.push(event.id)
-                delta = reply.take() if reply.settled else None
-                if delta is not None and delta.text:
-                    yield delta
+                if reply.settled:  # without text, too: markup shows none, and has an id
+                    yield reply.take()
                 if reply.stopped:
                     break
             elif isinstance(event, Finished):

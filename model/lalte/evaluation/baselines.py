@@ -77,7 +77,7 @@ class AttendedRetention(LTEAttention):
         visible = self.visible(state, where)
         keys = visible.shape[-1]
         q = inputs[0].reshape(lanes, n, self.heads, self.head_dim).transpose(1, 2)
-        q = rope(q, where.relative[:, None], self.theta).float()
+        q = rope(q, self.angles(where)[:, None], self.theta).float()
         q = q.reshape(lanes, self.kv_heads, -1, self.head_dim)
         scores = q @ state.rotated[:, :, :keys].float().mT * self.head_dim**-0.5
         scores = scores.view(lanes, self.kv_heads, -1, n, keys)
