@@ -8,6 +8,7 @@ died is forgotten with its replies.
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -21,6 +22,14 @@ logger = structlog.get_logger(__name__)
 
 FORGOTTEN_SECONDS = 30.0
 RETRY_SECONDS = 0.5
+
+
+@dataclass
+class _Place:
+    """A reply that is to begin. waiting: its call has not gone on without an answer."""
+
+    waiting: bool = True
+    refused: bool = False
 
 
 class RunningReplies:
@@ -54,14 +63,18 @@ class RunningReplies:
         self.count += 1
         if self._clock() - self._asked_at > PATIENCE:
             return
-        telling = self._tell(limit)
+        place = _Place()
+        telling = self._tell(limit, place)
         try:
             await asyncio.wait({telling}, timeout=PATIENCE)
         except asyncio.CancelledError:
-            self.end()
+            if not place.refused:
+                self.end()
             raise
-        if telling.done() and isinstance(full := telling.exception(), TenantFull):
-            self.count -= 1
+        finally:
+            place.waiting = False
+        if place.refused:
+            assert isinstance(full := telling.exception(), TenantFull)  # noqa: S101
             raise self._full(full.used + self.count, limit)
 
     def end(self) -> None:
@@ -84,8 +97,8 @@ class RunningReplies:
         for task in self._tasks:
             task.cancel()
 
-    def _tell(self, limit: int = 0) -> "asyncio.Task[int]":
-        task = asyncio.ensure_future(self._run(limit))
+    def _tell(self, limit: int = 0, place: _Place | None = None) -> "asyncio.Task[int]":
+        task = asyncio.ensure_future(self._run(limit, place))
         self._tasks.add(task)
         task.add_done_callback(self._on_told)
         return task
@@ -96,7 +109,7 @@ class RunningReplies:
         if error is not None and not isinstance(error, TenantFull):
             logger.warning("replies_not_counted", tenant=self._tenant, error=str(error))
 
-    async def _run(self, limit: int) -> int:
+    async def _run(self, limit: int, place: _Place | None) -> int:
         async with self._lock:
             count = self.count
             self._asked_at = self._clock()
@@ -108,6 +121,12 @@ class RunningReplies:
                     limit=limit,
                     ttl_ms=int(FORGOTTEN_SECONDS * 1000),
                 )
+            except TenantFull:
+                # Before the next one asks, which may fit without this one.
+                if place is not None and place.waiting:
+                    place.refused = True
+                    self.count -= 1
+                raise
             finally:
                 self._asked_at = float("inf")
             self._told, self._told_at = count, self._clock()
