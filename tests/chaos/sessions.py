@@ -58,13 +58,14 @@ class Talker:
         self.counts: Counter[str] = Counter()
         self._end = 0
         self._random = random.Random(f"{seed} {name}")
+        self._archive = self._random.random() < 0.5
         self._clients = [connect(address) for address in addresses]
         self._writers: dict[int, Writer] = {}
 
     def talk(self, stop: threading.Event, pause: float) -> None:
         """Acts until told to stop; `pause` is the mean number of seconds between two acts."""
         try:
-            self._clients[0].create_session(self.name, exist_ok=True)
+            self._clients[0].create_session(self.name, archive=self._archive, exist_ok=True)
             while not stop.wait(self._random.expovariate(1 / pause)):
                 self._act()
         except MemorydError as error:
@@ -139,7 +140,8 @@ def compare(
 
     prefix: of the repetition's name, where it is made beside the survivor.
 
-    Equal are: offset, bytes without tokens, checksum of the state, a greedy answer, every reply.
+    Equal are: offset, bytes without tokens, checksum of the state, a greedy answer, every reply;
+    and what is rebuilt from the survivor's archive, or its newest checkpoint, is what is in use.
     """
     again = prefix + name
     undisturbed.create_session(again)
@@ -164,4 +166,7 @@ def compare(
     missing = expected[0] - found[0]
     if found != expected:
         why = why or f"(tokens, tail, checksum, answer) is {found}, must be {expected}"
+    verification = survivor.verify_session(name)
+    if verification.difference is not None:
+        why = why or f"{'archive' if verification.from_archive else 'journal'}: {verification}"
     return Difference(max(0, missing), max(0, -missing), why), expected[0]

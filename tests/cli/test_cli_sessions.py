@@ -185,3 +185,20 @@ def test_a_session_goes_through_a_file(memoryd, name, tmp_path):
     assert "is no file" in memoryd("session", "import", "x", str(tmp_path), code=1).stderr
     memoryd("session", "export", "nobody", str(tmp_path / "nothing"), code=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "session.memoryd"]
+
+
+def test_verify_and_migrate(memoryd):
+    name = memoryd("session", "create", "kept", "--archive").stdout.strip()
+    memoryd("session", "append", name, stdin=b"Something to remember. " * 20)
+    assert "is equal at" in memoryd("session", "verify", name).stdout
+    found = json.loads(memoryd("session", "verify", name, "--json").stdout)
+    assert (found["from_archive"], found["difference"]) == (True, None)
+    copy = json.loads(memoryd("session", "migrate", name, "--to", "kept-2", "--json").stdout)
+    assert (copy["name"], copy["archive"]) == ("kept-2", True)
+    assert copy["archive_bytes"] > 400
+    assert "stands at" in memoryd("session", "migrate", name).stdout
+    assert "B" in memoryd("session", "show", name).stdout
+    plain = memoryd("session", "create", "plain").stdout.strip()
+    assert "from token 0" in memoryd("session", "verify", plain).stdout
+    refused = memoryd("session", "migrate", plain, "--to", "plain-2", code=1)
+    assert "archive=true" in refused.stderr

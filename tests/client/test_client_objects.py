@@ -158,3 +158,74 @@ def test_a_refused_import_raises_and_is_not_sent_twice(server, connect):
     with pytest.raises(memoryd_client.BadArgument):
         connect(server.target).import_session("new", "text")
     assert len(calls) <= 2
+
+
+def rebuilding(tokens):
+    return session_pb2.Rebuilding(read_tokens=tokens, archive_bytes=5, target_archive_bytes=9)
+
+
+def verified(_request, _context, **fields):
+    yield session_pb2.VerifySessionResponse(progress=rebuilding(8))
+    yield session_pb2.VerifySessionResponse(
+        verification=session_pb2.Verification(
+            offset=types_pb2.Offset(generation="g", tokens=16),
+            from_archive=True,
+            state_checksum="a",
+            rebuilt_checksum="a",
+            **fields,
+        )
+    )
+
+
+def test_a_verification_tells_its_progress_and_is_tried_again(server, connect):
+    server.on("VerifySession", broken, verified)
+    seen = []
+    found = connect(server.target).verify_session("a", on_progress=seen.append)
+    assert found.equal
+    assert (found.offset, found.from_archive, found.from_tokens) == (Offset("g", 16), True, 0)
+    assert seen == [memoryd_client.Rebuilding(8, 5, 9)]
+    assert [request.report_progress for request in server.requests["VerifySession"]] == [True] * 2
+    connect(server.target).verify_session("a")
+    assert not server.requests["VerifySession"][-1].report_progress
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(session_pb2.DIFFERENCE_KIND_TOKENS, "tokens"), (99, "unknown")],
+)
+def test_a_difference_is_told(server, connect, number, kind):
+    def differs(request, context):
+        yield from verified(request, context, difference=number, difference_tokens=3, detail="so")
+
+    server.on("VerifySession", differs)
+    found = connect(server.target).verify_session("a")
+    assert not found.equal
+    assert found.difference == memoryd_client.Difference(
+        memoryd_client.DifferenceKind(kind), 3, "so"
+    )
+
+
+def migrated(request, _context):
+    yield session_pb2.MigrateSessionResponse(progress=rebuilding(8))
+    name = request.new_name or request.name
+    yield session_pb2.MigrateSessionResponse(session=session(name))
+
+
+def test_a_migration_in_place_is_tried_again_and_one_to_a_new_name_is_not(server, connect):
+    client, seen = connect(server.target), []
+    server.on("MigrateSession", broken, migrated)
+    assert client.migrate_session("a", on_progress=seen.append).name == "a"
+    assert [one.read_tokens for one in seen] == [8]
+    server.on("MigrateSession", migrated)
+    assert client.migrate_session("a", to="b").name == "b"
+    server.on("MigrateSession", broken)
+    with pytest.raises(memoryd_client.StorageUnavailable):
+        client.migrate_session("a", to="b")
+    assert len(server.requests["MigrateSession"]) == 4
+
+
+def test_a_call_that_ends_without_an_answer_is_no_success(server, connect):
+    server.on("VerifySession", lambda request, context: iter(()))
+    retry = memoryd_client.Retry(give_up_after=0)
+    with pytest.raises(memoryd_client.Unreachable):
+        connect(server.target, retry=retry).verify_session("a")

@@ -406,3 +406,15 @@ def test_the_turns_of_tenants_that_are_gone_are_forgotten() -> None:
         books.close(round_)
     assert not books._reply_turns._served
     assert not books._absorb_turns._served
+
+
+def test_a_background_session_absorbs_only_while_no_other_could() -> None:
+    books = scheduler()
+    books.open(1, 0, background=True)
+    books.open(2, 0)
+    books.feed(1, range(2 * CHUNK))
+    books.feed(2, range(6 * CHUNK))
+    read = [[item.session for item in absorb(books).items] for _ in range(3)]
+    assert read == [[2], [2], [1]]
+    assert books.next_work() is None
+    books.check_idle()

@@ -9,6 +9,7 @@ import xxhash
 
 from fuzz.noise import number, octets, packed, scalar, text, tree
 from memoryd.errors import ModelMismatch, StateCorrupt
+from memoryd.sessions.archive import frames
 from memoryd.sessions.chat import ChatRecords
 from memoryd.sessions.text import TextState
 from memoryd.sessions.writers import Writers
@@ -117,7 +118,9 @@ class Records:
     name = "records"
 
     def draw(self, draw: random.Random) -> tuple[str, Any]:
-        kind = draw.choice(("text", "writers", "chat", "meta"))
+        kind = draw.choice(("text", "writers", "chat", "meta", "archive"))
+        if kind == "archive":
+            return kind, _archive(draw)
         if kind == "meta":
             fields = dict(_META) if draw.random() < 0.8 else {}
             for _ in range(draw.randrange(1, 4)):
@@ -134,6 +137,9 @@ class Records:
                     TextState.unpack(stored)
                 case "writers":
                     Writers.unpack(stored)
+                case "archive":
+                    for frame, packed_frame in frames(stored):
+                        assert frame.pack() == packed_frame
                 case "chat":
                     ChatRecords.unpack({"chat:r": stored})
                 case _:
@@ -143,6 +149,29 @@ class Records:
         except StateCorrupt as refused:
             return f"{kind} {refused.reason.value}"
         return f"{kind} taken"
+
+
+def _archive(draw: random.Random) -> bytes:
+    """Frames whose digests fit, around bodies that are right in parts; sometimes damaged."""
+    archive = bytearray()
+    for _ in range(draw.randrange(1, 4)):
+        rows = [
+            draw.choice(
+                (
+                    [0, draw.choice(("user", "raw", "x")), True, text(draw), octets(draw)],
+                    [1, text(draw), octets(draw)],
+                    [2],
+                    tree(draw, 2),
+                )
+            )
+            for _ in range(draw.randrange(4))
+        ]
+        body = packed(draw.choice(([number(draw), rows], tree(draw))))
+        framed = len(body).to_bytes(4, "little") + body
+        archive += framed + xxhash.xxh3_64_digest(framed)
+    if draw.random() < 0.3:
+        archive[draw.randrange(len(archive))] ^= 1 << draw.randrange(8)
+    return bytes(archive[: draw.randrange(len(archive))] if draw.random() < 0.2 else archive)
 
 
 def _stored(draw: random.Random) -> bytes:
