@@ -65,6 +65,15 @@ def test_exported_routers_score_as_the_model_does():
         )
 
 
+def test_products_in_bf16_score_nearly_the_same():
+    routers = random_routers()
+    k, v = torch.randn(2, 2, 2, 200, 16)
+    exact = routers(k, v)
+    found = routers(k, v, torch.bfloat16)
+    assert found.dtype == torch.float32
+    assert 0 < float((found - exact).std() / exact.std()) < 0.05
+
+
 def test_rounding_does_not_move_scores_of_inputs_far_from_zero():
     routers = random_routers()
     routers.mean *= 30

@@ -90,7 +90,7 @@ class Fitting:
         shard = read_shard(self._shards[int(order[place])])
         targets = make_targets(shard, self._sinks, self._config.whole_value, self._digits)
 
-        scores = self.routers(shard.k, shard.v)
+        scores = self.routers(shard.k, shard.v, torch.bfloat16)
         regression = regression_loss(scores, targets)
         ranking = ranking_loss(scores, targets, self._bank.threshold(scores, targets.ordinary))
         loss = regression + self._config.ranking * ranking

@@ -64,20 +64,24 @@ class HeadRouters(nn.Module):
         budgets = [budget for _, layer in self.lte_layers for budget in layer.budgets]
         return torch.tensor(budgets, dtype=torch.float32)
 
-    def forward(self, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, k: torch.Tensor, v: torch.Tensor, products: torch.dtype = torch.float32
+    ) -> torch.Tensor:
         """Score n consecutive tokens; those before the first and behind the last count as zero.
 
-        k, v: [layers, kv_heads, n, d]. Returns [heads, n], fp32.
+        k, v: [layers, kv_heads, n, d]. products: dtype of the matrix products; bf16 takes a third
+        of the time. Returns [heads, n], fp32.
         """
         x = torch.cat([k, v], dim=-1).flatten(0, 1).float()
-        x = (x - self.mean[:, None]) / self.std[:, None]
+        x = ((x - self.mean[:, None]) / self.std[:, None]).to(products)
         n, reach = x.shape[1], (self.kernel // 2) * self.dilation
         for weight, bias in zip(self.weights, self.biases, strict=True):
             padded = functional.pad(x, (0, 0, reach, reach))
-            taps = [padded[:, i * self.dilation :][:, :n] for i in range(self.kernel)]
-            x = torch.baddbmm(bias[:, None], torch.cat(taps, dim=-1), weight)
+            x = bias[:, None].to(products).expand(-1, n, -1)
+            for tap, part in enumerate(weight.to(products).chunk(self.kernel, dim=1)):
+                x = torch.baddbmm(x, padded[:, tap * self.dilation :][:, :n], part)
             x = functional.silu(x)
-        return torch.einsum("hnc,hc->hn", x, self.projection) + self.offset[:, None]
+        return torch.einsum("hnc,hc->hn", x.float(), self.projection) + self.offset[:, None]
 
     @torch.no_grad()
     def export(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
