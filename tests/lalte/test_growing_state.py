@@ -5,7 +5,7 @@ import torch
 
 from lalte.init import random_model
 from lalte.presets import tiny_lalte
-from lalte.state import StateSlots, copy_slot
+from lalte.state import StateSlots, copy_slot, growing_nbytes
 
 KINDS = ("gdn", "full", "nsa")
 ROW = 2 * 2 * 16 * 4  # bytes of a token's key and value in one layer: 2 KV heads of 16, fp32
@@ -85,3 +85,32 @@ def test_several_lanes_of_a_growing_layer_are_not_one_tensor(model):
     slots = StateSlots.allocate(model.config, 2)
     with pytest.raises(ValueError, match="layer 1 grows"):
         slots.view(0, 2).layer(1)
+
+
+def test_stored_bytes_only_get_longer_behind_the_last_segment(model, monkeypatch):
+    monkeypatch.setattr("lalte.state.arrays.SEGMENT", 40)
+    slots = StateSlots.allocate(model.config, 1)
+    read(model, slots, 0, 96)
+    before = slots.to_arrays(0)
+    read(model, slots, 0, 64, seed=1)
+    after = slots.to_arrays(0)
+
+    def growing(arrays, offset):
+        size = growing_nbytes(model.config, torch.float32, offset)
+        return b"".join(bytes(array.data) for array in arrays.values())[-size:]
+
+    assert list(after)[: len(before) - 4] == list(before)[:-4]  # 2 layers' key and value
+    sealed = growing_nbytes(model.config, torch.float32, 80)
+    assert growing(after, 160)[:sealed] == growing(before, 96)[:sealed]
+    assert len(growing(after, 160)) == 160 * 2 * ROW
+
+
+def test_a_state_of_many_segments_loads_and_goes_on(model, monkeypatch):
+    monkeypatch.setattr("lalte.state.arrays.SEGMENT", 40)
+    slots = StateSlots.allocate(model.config, 2)
+    read(model, slots, 0, 168)
+    slots.load_arrays(1, slots.to_arrays(0), 168)
+    assert slots.checksum(0) == slots.checksum(1)
+    question = torch.arange(1, 30)
+    expected = model.extend(question, slots.view(0))
+    assert torch.equal(model.extend(question, slots.view(1)), expected)

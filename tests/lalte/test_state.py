@@ -152,8 +152,8 @@ FLOATS = [
     LTE + "retained_logit",
     "layers.2.swa.key",
     "layers.2.swa.value",
-    "layers.3.full.key",
-    "layers.3.full.value",
+    "layers.3.full.key.0",
+    "layers.3.full.value.0",
 ]
 
 

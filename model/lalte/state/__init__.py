@@ -4,7 +4,7 @@ The only place that knows which tensors a session's state is made of. Layers get
 tuples (`lalte.state.tensors`); everyone else copies, compares, saves and loads whole slots.
 """
 
-from lalte.state.arrays import Array, nbytes
+from lalte.state.arrays import Array, growing_nbytes, nbytes
 from lalte.state.errors import StateError
 from lalte.state.slots import RetainedTokens, StateSlots, StateView, copy_slot
 
@@ -15,5 +15,6 @@ __all__ = [
     "StateSlots",
     "StateView",
     "copy_slot",
+    "growing_nbytes",
     "nbytes",
 ]

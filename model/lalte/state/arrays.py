@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lalte.config import GDNConfig, LocalGDNConfig, LTEConfig, SWAConfig
+from lalte.config import GDNConfig, GrowingLayerConfig, LocalGDNConfig, LTEConfig
 from lalte.state.errors import StateError
-from lalte.state.tensors import GDNState, LocalGDNState, LTEState, budget_rows, compute_dtype
+from lalte.state.tensors import (
+    FullState,
+    GDNState,
+    LocalGDNState,
+    LTEState,
+    NSAState,
+    budget_rows,
+    compute_dtype,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lalte.config import LayerConfig, ModelConfig
+    from lalte.config import FixedLayerConfig, LayerConfig, ModelConfig
     from lalte.state.tensors import LayerState
 
 _DTYPES = {
@@ -29,6 +37,7 @@ _DTYPES = {
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 TOKENS = "tokens"  # the ids of the last `token_window` tokens, shared by all layers
+SEGMENT = 1024  # tokens of a growing layer's arrays
 LAST_ROW = "last_row"  # the last layer's output for the last token
 
 
@@ -57,17 +66,24 @@ class ArraySpec:
 def array_specs(config: ModelConfig, dtype: torch.dtype, offset: int) -> list[ArraySpec]:
     """Return every array of a session's state, in storage order.
 
-    `offset` matters only with full-attention layers, whose arrays hold the whole stream.
+    `offset` matters only with layers whose state grows. Their arrays come last, by segments of the
+    stream, so that all bytes before the last segment are those of a shorter stream.
     """
     specs = [
         spec
         for index, layer in enumerate(config.layers)
-        for spec in _layer_specs(config, index, layer, dtype, offset)
+        if not isinstance(layer, GrowingLayerConfig)
+        for spec in _layer_specs(config, index, layer, dtype)
     ]
     if config.token_window:
         specs.append(ArraySpec(TOKENS, torch.int32, (config.token_window,)))
     specs.append(ArraySpec(LAST_ROW, dtype, (config.hidden_size,)))
-    return specs
+    return specs + _growing_specs(config, dtype, offset)
+
+
+def growing_nbytes(config: ModelConfig, dtype: torch.dtype, offset: int) -> int:
+    """Return how many bytes at the end of a stored state belong to layers that grow."""
+    return sum(spec.nbytes for spec in _growing_specs(config, dtype, offset))
 
 
 def nbytes(config: ModelConfig, dtype: torch.dtype, offset: int = 0) -> int:
@@ -79,8 +95,27 @@ def layer_prefix(index: int, layer: LayerConfig) -> str:
     return f"layers.{index}.{layer.kind}."
 
 
+def _growing_specs(config: ModelConfig, dtype: torch.dtype, offset: int) -> list[ArraySpec]:
+    return [
+        ArraySpec(name, dtype, (config.num_kv_heads, last - first, config.head_dim))
+        for number, (first, last) in enumerate(_segments(offset))
+        for index, layer in enumerate(config.layers)
+        if isinstance(layer, GrowingLayerConfig)
+        for name in _segment_names(layer_prefix(index, layer), number)
+    ]
+
+
+def _segments(offset: int) -> list[tuple[int, int]]:
+    """Cut a stream of `offset` tokens: all segments but the last are full."""
+    return [(n, min(n + SEGMENT, offset)) for n in range(0, offset, SEGMENT)]
+
+
+def _segment_names(prefix: str, number: int) -> tuple[str, str]:
+    return f"{prefix}key.{number}", f"{prefix}value.{number}"
+
+
 def _layer_specs(
-    config: ModelConfig, index: int, layer: LayerConfig, dtype: torch.dtype, offset: int
+    config: ModelConfig, index: int, layer: FixedLayerConfig, dtype: torch.dtype
 ) -> list[ArraySpec]:
     compute = compute_dtype(dtype)
     heads, d = config.num_kv_heads, config.head_dim
@@ -113,14 +148,14 @@ def _layer_specs(
             ("retained_token", torch.int32, (kept,)),
         ]
     else:
-        rows = _attention_rows(layer, offset)
+        rows = layer.window - 1
         shapes = [("key", dtype, (heads, rows, d)), ("value", dtype, (heads, rows, d))]
     prefix = layer_prefix(index, layer)
     return [ArraySpec(prefix + name, kind, shape) for name, kind, shape in shapes]
 
 
 def layer_tensors(
-    index: int, layer: LayerConfig, state: LayerState, offset: int
+    index: int, layer: LayerConfig, state: LayerState, chunk: int, offset: int
 ) -> dict[str, torch.Tensor]:
     """Return the persisted tensors of a one-slot state, by array name. LTE's are packed copies."""
     prefix = layer_prefix(index, layer)
@@ -142,9 +177,16 @@ def layer_tensors(
             prefix + "pending_logit": state.ready[0, :, : layer.reach],
             **{f"{prefix}retained_{name}": x for name, x in packed.items()},
         }
-    rows = _attention_rows(layer, offset)
-    window = {prefix + "key": state.key[0, :, :rows], prefix + "value": state.value[0, :, :rows]}
-    return recurrent | window
+    if isinstance(state, FullState | NSAState):
+        segments = {}
+        for number, (first, last) in enumerate(_segments(offset)):
+            key, value = _segment_names(prefix, number)
+            segments[key] = state.key[0, :, first:last]
+            segments[value] = state.value[0, :, first:last]
+        return segments
+    rows = state.key.shape[2] - chunk
+    kept = {prefix + "key": state.key[0, :, :rows], prefix + "value": state.value[0, :, :rows]}
+    return recurrent | kept
 
 
 def write_layer(
@@ -170,14 +212,15 @@ def write_layer(
     if isinstance(state, GDNState | LocalGDNState):
         state.recurrent[0] = tensors[prefix + "recurrent"]
         state.tail[0] = tensors[prefix + "tail"]
-    if not isinstance(state, GDNState):
-        rows = _attention_rows(layer, offset)
+    if isinstance(state, FullState | NSAState):
+        for number, (first, last) in enumerate(_segments(offset)):
+            key, value = _segment_names(prefix, number)
+            state.key[0, :, first:last] = tensors[key]
+            state.value[0, :, first:last] = tensors[value]
+    elif not isinstance(state, GDNState):
+        rows = tensors[prefix + "key"].shape[1]
         state.key[0, :, :rows] = tensors[prefix + "key"]
         state.value[0, :, :rows] = tensors[prefix + "value"]
-
-
-def _attention_rows(layer: LayerConfig, offset: int) -> int:
-    return layer.window - 1 if isinstance(layer, SWAConfig | LocalGDNConfig) else offset
 
 
 def split_heads(layer: LTEConfig, packed: torch.Tensor) -> tuple[torch.Tensor, ...]:

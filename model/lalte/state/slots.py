@@ -9,7 +9,14 @@ import torch
 import xxhash
 
 from lalte.config import GrowingLayerConfig, LTEConfig
-from lalte.state.arrays import LAST_ROW, TOKENS, layer_tensors, to_array, write_layer
+from lalte.state.arrays import (
+    LAST_ROW,
+    TOKENS,
+    array_specs,
+    layer_tensors,
+    to_array,
+    write_layer,
+)
 from lalte.state.checks import check_committed, verify
 from lalte.state.errors import StateError
 from lalte.state.growing import GrowingSlots
@@ -118,12 +125,15 @@ class StateSlots:
         tensors = {
             name: tensor
             for index, layer in enumerate(self.config.layers)
-            for name, tensor in layer_tensors(index, layer, view.layer(index), offset).items()
+            for name, tensor in layer_tensors(
+                index, layer, view.layer(index), self.config.chunk, offset
+            ).items()
         }
         if self.config.token_window:
             tensors[TOKENS] = view.tokens[0, : self.config.token_window]
         tensors[LAST_ROW] = view.last_row[0]
-        return {name: to_array(tensor) for name, tensor in tensors.items()}
+        specs = array_specs(self.config, self.dtype, offset)
+        return {spec.name: to_array(tensors[spec.name]) for spec in specs}
 
     def load_arrays(self, slot: int, arrays: Mapping[str, Array], offset: int) -> None:
         """Put a stored state into a slot, once everything about it is verified.
