@@ -85,10 +85,10 @@ class Settings(BaseSettings):
     max_waiting_replies: int = Field(default=256, ge=0)  # beyond those on lanes
 
     # Of each tenant that has none of its own, over all daemons; 0 is no limit.
-    quota_sessions: int = Field(default=0, ge=0)
-    quota_stored_bytes: int = Field(default=0, ge=0)
-    quota_tokens_per_minute: int = Field(default=0, ge=0)  # read and written together
-    quota_concurrent_queries: int = Field(default=0, ge=0)  # replies of Query and Chat
+    quota_sessions: int = Field(default=0, ge=0, lt=2**53)
+    quota_stored_bytes: int = Field(default=0, ge=0, lt=2**53)
+    quota_tokens_per_minute: int = Field(default=0, ge=0, lt=2**53)  # read and written together
+    quota_concurrent_queries: int = Field(default=0, ge=0, lt=2**53)  # replies of Query and Chat
 
     api_keys: tuple[ApiKey, ...] = ()  # empty: every caller is the tenant "default"
     tls_cert: Path | None = None  # PEM chain of this daemon; None speaks plain text

@@ -26,10 +26,13 @@ RETRY_SECONDS = 0.5
 
 @dataclass
 class _Place:
-    """A reply that is to begin. waiting: its call has not gone on without an answer."""
+    """A reply that is to begin.
+
+    waiting: its call has not gone on without an answer. refused_at: so many others ran.
+    """
 
     waiting: bool = True
-    refused: bool = False
+    refused_at: int | None = None
 
 
 class RunningReplies:
@@ -68,14 +71,13 @@ class RunningReplies:
         try:
             await asyncio.wait({telling}, timeout=PATIENCE)
         except asyncio.CancelledError:
-            if not place.refused:
+            if place.refused_at is None:
                 self.end()
             raise
         finally:
             place.waiting = False
-        if place.refused:
-            assert isinstance(full := telling.exception(), TenantFull)  # noqa: S101
-            raise self._full(full.used + self.count, limit)
+        if place.refused_at is not None:
+            raise self._full(place.refused_at, limit)
 
     def end(self) -> None:
         """One less."""
@@ -121,11 +123,11 @@ class RunningReplies:
                     limit=limit,
                     ttl_ms=int(FORGOTTEN_SECONDS * 1000),
                 )
-            except TenantFull:
+            except TenantFull as full:
                 # Before the next one asks, which may fit without this one.
                 if place is not None and place.waiting:
-                    place.refused = True
                     self.count -= 1
+                    place.refused_at = full.used + self.count
                 raise
             finally:
                 self._asked_at = float("inf")

@@ -26,6 +26,7 @@ MAX_LABELS, MAX_LABEL_NAME, MAX_LABEL_VALUE = 64, 64, 256
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
 MAX_WRITER_BYTES = MAX_REQUEST_ID_BYTES = 128
 MAX_PIECES = 10_000
+MAX_LIMIT = 2**53  # of a tenant; scripts compute with doubles
 # Both are repeated in refusals, which have to fit into a response's trailers.
 MAX_MODEL_BYTES = 256
 MAX_GENERATION_CHARACTERS = 64
@@ -176,8 +177,8 @@ def quota_changes(request: admin_pb2.SetQuotaRequest) -> dict[str, int | None]:
         if not request.HasField(name):
             continue
         limit = getattr(request, name)
-        if limit < 0:
-            raise BadArgument(f"{name}: not below 0, which is no limit", field=name)
+        if not 0 <= limit < MAX_LIMIT:
+            raise BadArgument(f"{name}: 0, which is no limit, to 2**53", field=name)
         if name in changes:
             raise BadArgument(f"{name}: set it, or name it in defaults", field=name)
         changes[name] = limit

@@ -1,4 +1,4 @@
-"""What is admitted by figures that are counted after the fact, and by none where Redis is silent."""
+"""What is admitted by figures that are counted after the fact, and by none if Redis is silent."""
 
 import pytest
 

@@ -96,6 +96,8 @@ def exposed() -> set[str]:
     metrics.checkpointed(0.1, 1000)
     metrics.checkpoint_delayed()
     metrics.lease("acquired")
+    metrics.quota_refused("t", "sessions")
+    metrics.stored("t", 1, 1000)
     return {sample.name for family in metrics.registry.collect() for sample in family.samples}
 
 

@@ -333,6 +333,7 @@ def test_arguments_out_of_bounds(tenants: Tenants, name: str) -> None:
         lambda: operator.set_quota(name),
         lambda: operator.set_quota("", sessions=1),
         lambda: operator.set_quota(name, sessions=-1),
+        lambda: operator.set_quota(name, stored_bytes=1 << 60),
         lambda: operator.set_quota(name, defaults=["slots"]),
         lambda: operator.set_quota(name, sessions=1, defaults=["sessions"]),
         lambda: operator.get_quota("a\0b"),
