@@ -36,7 +36,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "memoryd needs Python 3.11 or newer, and '$(PYTHON)' is not one."; \
 	  echo "Install one, or name it: make setup PYTHON=/path/to/python3.11"; exit 1; }
-	@echo "Installing Python packages into .venv: a download of about 0.3 GB with PyTorch's CPU build."
+	@echo "Installing Python packages into .venv: a download of about 0.5 GB with PyTorch's CPU build."
 	@echo "(PyPI's PyTorch for x86-64 Linux brings CUDA, several GB; docs/operations.md tells how to get the CPU build.)"
 	@$(call environment,.venv)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \

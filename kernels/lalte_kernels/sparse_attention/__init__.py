@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 OP = Op("sparse_attention", reference.sparse_attention, cpu.sparse_attention, gpu=("triton",))
 
-OP = Op("sparse_attention", reference.sparse_attention, cpu.sparse_attention, gpu=("triton",))
-
 
 def sparse_attention(
     q: torch.Tensor,
@@ -24,11 +22,10 @@ def sparse_attention(
 ) -> torch.Tensor:
     """Grouped-query attention with a visible set per query and KV head, scale head_dim^-0.5.
 
-    q: [batch, kv_heads, group, n, d]. k, v: [batch, kv_heads, keys, d], q and k after RoPE; both
-    may be fp32 beside a bf16 v, and are then taken as if rounded to bf16.
+    q: [batch, kv_heads, group, n, d]. k, v: [batch, kv_heads, keys, d], q and k after RoPE.
     visible: bool, broadcastable to [batch, kv_heads, n, tail], the last `tail` keys as each query
     sees them. earlier: bool, broadcastable to [batch, kv_heads, keys - tail], the keys before those
     as all queries see them; None where they see all. Every query sees a key at least.
-    What hidden keys hold does not matter as long as it is finite. Returns q's shape, v's dtype.
+    What hidden keys hold does not matter as long as it is finite. Returns q's shape and dtype.
     """
     return OP.run(q.device, q, k, v, visible, earlier)
