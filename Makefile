@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 PROTO_BIN := .venv-proto/bin
 PROTO_INSTALLED := .venv-proto/.installed
 
-.PHONY: help setup weights demo test chaos chaos-cluster fuzz lint proto proto-check bench clean
+.PHONY: help setup weights demo test chaos chaos-cluster fuzz lint proto proto-check bench results clean
 .NOTPARALLEL:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make lint         formatting, types, the direction of imports, and whether the stubs are current"
 	@echo "make proto        regenerate the gRPC stubs"
 	@echo "make bench        the benchmarks; their figures go to bench/results and docs/results"
+	@echo "make results      what the default model remembers, measured on texts in DATA=FOLDER, and its page; goes on"
 	@echo "make clean        remove what the targets above made in this folder"
 
 setup: weights
@@ -88,6 +89,11 @@ bench: weights
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/ingest.py
 	$(BIN)/python bench/speed_table.py
+
+# Hours. What is in docs/results/memory.jsonl is not measured again; without DATA only the page is written.
+# MODELS="--model NAME=FOLDER ..." adds the models that the plan compares with.
+results: weights
+	@$(BIN)/python bench/results.py $(if $(DATA),--data $(DATA)) $(MODELS)
 
 clean:
 	rm -rf .venv .venv-proto build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,10 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from llama_peer import LlamaPeer, PeerFigures
-from own_daemon import own_daemon
 from results_file import save
 
 from lalte.checkpoints.cache import default_model_dir
+from memoryd.evaluation.own_daemon import own_daemon
 from memoryd_client import Client, Sampling
 
 LENGTHS = (512, 2048, 8064, 32_768)

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import redis
-from own_daemon import own_daemon
 from results_file import save
 
 from lalte.checkpoints.tiny import write_tiny_model
 from lalte.presets import tiny_lalte
+from memoryd.evaluation.own_daemon import own_daemon
 from memoryd_client import Client, Role, Sampling
 
 CHUNK = 64
