@@ -29,6 +29,7 @@ from lalte.evaluation.reading import StateReader
 from lalte.evaluation.samples import Question, Reply, Sample
 from lalte.evaluation.scoring import wilson
 from lalte.evaluation.tasks import INSTRUCTIONS, PERPLEXITY, Sources, make_task
+from lalte.state import nbytes
 from memoryd.evaluation.own_daemon import own_daemon
 from memoryd.evaluation.sessions import SessionReader
 from memoryd_client import Client
@@ -136,6 +137,11 @@ class Evaluation:
                 f"{self._place.model}: name its folder with --model",
             )
         return client
+
+    @property
+    def state_bytes(self) -> int:
+        """Of a session of this model."""
+        return nbytes(self.loaded.config, self.loaded.model.dtype)
 
     def key(self, wanted: Wanted) -> dict[str, object]:
         """What tells this cell from others, see `log.KEY`."""
