@@ -196,6 +196,7 @@ def _facts(
         "license": provenance.license or "not stated",
         "routers": provenance.routers,
         "layers": _layers(config.layers),
+        "session": _session(config),
         "chunk": config.chunk,
         "positions": f"{config.positions}, span {config.position_span}",
         "trained_length": config.max_position,
@@ -203,6 +204,18 @@ def _facts(
         "default_system": turns.default_system or "",
         "notes": list(provenance.notes),
     }
+
+
+def _session(config: ModelConfig) -> str:
+    """What the memory of one session costs, in words."""
+    import torch
+
+    from lalte.state import growing_nbytes, nbytes
+
+    fixed = f"{nbytes(config, torch.bfloat16):,} bytes"
+    if config.constant_size:
+        return f"{fixed}, at any length of its stream"
+    return f"{fixed}, and {growing_nbytes(config, torch.bfloat16, 1):,} more for each token"
 
 
 def _layers(layers: tuple[LayerConfig, ...]) -> list[str]:

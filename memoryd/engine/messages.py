@@ -64,10 +64,11 @@ class EngineInfo:
     parameters: int  # a shared embedding counted once
     vocab_size: int
     chunk: int  # C: tokens absorbed at a time
-    state_bytes: int  # of one session, at any length of its stream
+    state_bytes: int  # of one session, at any length of its stream, less what each token adds
     max_prompt_tokens: int  # the length the weights were trained at
     notes: tuple[str, ...]
     routers: str  # where the routers' weights come from
+    token_bytes: int = 0  # what each token adds to a session's state; 0 for a constant one
 
     @property
     def lte_layers(self) -> tuple[int, ...]:
@@ -126,11 +127,16 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Captured:
-    """A session's committed state. checksum: xxh3-128 in hex over the arrays."""
+    """A session's committed state. checksum: xxh3-128 in hex over the arrays.
+
+    growing_bytes: how many at the end of the arrays hold the stream itself; as it gets longer, they
+    stay and others follow.
+    """
 
     offset: int
     arrays: Mapping[str, Array]
     checksum: str
+    growing_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lalte.checkpoints.load import load_model
 from lalte.config import LTEConfig
 from lalte.sampling import SamplingParams, sample
 from lalte.state import Array as StateArray
-from lalte.state import StateError, StateSlots, copy_slot, nbytes
+from lalte.state import StateError, StateSlots, copy_slot, growing_nbytes, nbytes
 from memoryd.engine.errors import StateRefused
 from memoryd.engine.messages import (
     Captured,
@@ -67,6 +67,7 @@ class ModelRunner:
             max_prompt_tokens=config.max_position,
             notes=made.notes,
             routers=made.routers,
+            token_bytes=growing_nbytes(config, dtype, 1),
         )
         return cls(loaded.model, info, options)
 
@@ -101,7 +102,13 @@ class ModelRunner:
         for name, array in arrays.items():
             if not _is_finite(array):
                 raise StateRefused(f"{name} holds a value that is not finite")
-        return Captured(self.offset(slot), arrays, self._sessions.checksum(slot))
+        offset, config = self.offset(slot), self._model.config
+        return Captured(
+            offset,
+            arrays,
+            self._sessions.checksum(slot),
+            growing_nbytes(config, self._sessions.dtype, offset),
+        )
 
     def inspect(self, slot: int, layers: Sequence[int], limit: int) -> Inspection:
         heads = tuple(

@@ -13,7 +13,8 @@ import structlog
 from memoryd.engine.errors import EngineError
 from memoryd.errors import StateCorrupt, StorageFull, StorageUnavailable
 from memoryd.sessions.services import Services
-from memoryd.storage.codec import StateHeader, body_digest, encode_state
+from memoryd.storage.blobs import Staged
+from memoryd.storage.codec import DIGEST_BYTES, StateHeader, body_digest, encode_state
 from memoryd.storage.errors import CheckpointIncomplete, StaleCheckpoint
 from memoryd.storage.records import BlobRef, SessionRecord
 
@@ -32,6 +33,7 @@ class Checkpointer:
         self._lock = asyncio.Lock()
         self._not_before = 0.0
         self.committed: BlobRef | None = record.blob
+        self._staged: Staged | None = None
 
     @property
     def running(self) -> bool:
@@ -88,11 +90,25 @@ class Checkpointer:
         )
         body = await asyncio.to_thread(encode_state, header, captured.arrays)
         attempt = uuid.uuid4().hex
-        parts = await services.blobs.put(record.key, record.generation, attempt, body)
+        if captured.growing_bytes:
+            grows_at = len(body) - DIGEST_BYTES - captured.growing_bytes
+            staged = await services.blobs.put_longer(
+                record.key, record.generation, attempt, body, grows_at, self._base()
+            )
+            parts = staged.parts
+        else:
+            staged = None
+            parts = await services.blobs.put(record.key, record.generation, attempt, body)
         reference = BlobRef(attempt, captured.offset, len(body), parts, body_digest(body))
         await services.store.commit(record.lease, reference)
-        self.committed = reference
+        self.committed, self._staged = reference, staged
         services.counters.checkpoints += 1
         services.quotas.changed(record.key)
         services.metrics.checkpointed(time.monotonic() - began, len(body))
         return reference
+
+    def _base(self) -> Staged | None:
+        """The committed body, where it was put by this object and so is known part by part."""
+        if self._staged is None or self.committed is None:
+            return None
+        return self._staged if self._staged.attempt == self.committed.attempt else None

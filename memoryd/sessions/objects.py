@@ -139,8 +139,11 @@ class SessionObjects:
 
     def reader(self) -> FileReader:
         """Takes a file that is to be imported."""
-        state_bytes = self._manager.services.engine.info.state_bytes
-        return FileReader(self._export_key, state_bytes + MAX_HEADER_BYTES, self._max_archive)
+        info = self._manager.services.engine.info
+        # What grows with a stream is bounded alike, whether it is a state or an archive.
+        grown = self._max_archive if info.token_bytes else 0
+        max_state = info.state_bytes + MAX_HEADER_BYTES + grown
+        return FileReader(self._export_key, max_state, self._max_archive)
 
     async def import_file(
         self, key: SessionKey, file: PortableSession, *, by_admin: bool

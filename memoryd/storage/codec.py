@@ -25,8 +25,9 @@ from memoryd.errors import ModelMismatch, StateCorrupt
 
 MAGIC = b"mdstate1"
 DIGEST_BYTES = 16
-MAX_HEADER_BYTES = 1 << 20
-MAX_ARRAYS = 4096
+# A state that grows has two arrays for each layer and 1,024 tokens.
+MAX_HEADER_BYTES = 1 << 22
+MAX_ARRAYS = 1 << 15
 MAX_DIMENSIONS = 8
 MAX_NAME_CHARS = 256
 
@@ -88,8 +89,11 @@ class Expectation:
 def encode_state(header: StateHeader, arrays: Mapping[str, ArrayLike]) -> bytes:
     """Put a state into one body.
 
-    Raises ValueError for an array whose type is unknown or whose length does not fit its shape.
+    Raises ValueError for an array whose type is unknown or whose length does not fit its shape, and
+    for more arrays than a reader takes.
     """
+    if len(arrays) > MAX_ARRAYS:
+        raise ValueError(f"a state of {len(arrays)} arrays is too long: {MAX_ARRAYS} at most")
     table: list[tuple[str, str, list[int], int, int]] = []
     chunks: list[memoryview] = []
     offset = 0

@@ -2,9 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from lalte.checkpoints.tiny import write_tiny_model
+from lalte.presets import tiny_lalte
+from lalte.state import nbytes
 from memoryd.cli import app
 
 
@@ -25,6 +28,20 @@ def test_info_describes_a_model(run, tiny: Path):
     assert result.exit_code == 0
     for part in ("tiny-random", "0: gdn", "1: lte window 20, budgets (12, 9)", "mean nothing"):
         assert part in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("kinds", "cost"),
+    [
+        (("gdn", "lte"), "{} bytes, at any length of its stream"),
+        (("gdn", "full", "nsa"), "{} bytes, and 256 more for each token"),
+    ],
+)
+def test_info_says_what_a_session_costs(run, tmp_path: Path, kinds, cost):
+    config = tiny_lalte(kinds)
+    write_tiny_model(tmp_path / "m", config=config)
+    facts = json.loads(run("info", tmp_path / "m", "--json").stdout)
+    assert facts["session"] == cost.format(f"{nbytes(config, torch.bfloat16):,}")
 
 
 def test_info_prints_json(run, tiny: Path):
