@@ -208,15 +208,6 @@ def test_sparse_attention_takes_what_is_seen_of_earlier_keys_apart(n, dtype, att
     close(actual, expected)
 
 
-@pytest.mark.parametrize("n", [1, 8])
-def test_sparse_attention_takes_wide_queries_and_keys_as_bf16(n):
-    q, k = torch.randn(2, 3, 2, n, 16), torch.randn(2, 3, 20, 16)
-    v = torch.randn(2, 3, 20, 16).to(torch.bfloat16)
-    visible = torch.ones(n, 20, dtype=torch.bool)
-    expected = attention_reference.sparse_attention(q, k, v, visible)
-    close(attention_cpu.sparse_attention(q, k, v, visible), expected)
-
-
 def test_products_of_bf16_numbers_are_exact_and_leave_the_setting_as_it_was():
     before = torch.backends.mkldnn.matmul.fp32_precision
     a, b = (torch.randn(3, 48, 64).to(torch.bfloat16).float() for _ in range(2))

@@ -1,4 +1,4 @@
-"""Many bf16 queries as two matrix products around a softmax; the rest as torch's fused attention.
+"""bf16 as two matrix products around a softmax, other dtypes as torch's fused attention.
 
 The queries that share a KV head stand as rows of one matrix. On CPUs torch's fused attention runs
 bf16 at less than half the speed of the two products. Scores stay fp32 in both.
@@ -12,6 +12,8 @@ from torch.nn import functional
 from lalte_kernels.masks import bias_of
 from lalte_kernels.products import product_of_bf16
 
+LEAST_ROWS = 8  # fewer rows are multiplied in another order, and would differ from a block's
+
 
 def sparse_attention(
     q: torch.Tensor,
@@ -20,9 +22,9 @@ def sparse_attention(
     visible: torch.Tensor,
     earlier: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    if v.dtype == torch.bfloat16 and q.shape[3] > 1:
+    if q.dtype == torch.bfloat16:
         return _products(q, k, v, visible, earlier)
-    return _fused(q.to(v.dtype), k.to(v.dtype), v, visible, earlier)
+    return _fused(q, k, v, visible, earlier)
 
 
 def _products(
@@ -34,15 +36,21 @@ def _products(
 ) -> torch.Tensor:
     batch, heads, group, n, d = q.shape
     keys = k.shape[2]
-    queries = (q.float() * d**-0.5).reshape(batch * heads, group * n, d)
+    rows = group * n
+    queries = (q.float() * d**-0.5).reshape(batch * heads, rows, d)
+    if rows < LEAST_ROWS:
+        queries = functional.pad(queries, (0, 0, 0, LEAST_ROWS - rows))
     scores = product_of_bf16(queries, k.float().reshape(batch * heads, keys, d).mT)
-    by_query = scores.view(batch, heads, group, n, keys)
+    scores = scores[:, :rows].view(batch, heads, group, n, keys)
     before = keys - visible.shape[-1]
-    by_query[..., before:] += bias_of(visible)[..., None, :, :]
+    scores[..., before:] += bias_of(visible)[..., None, :, :]
     if earlier is not None:
-        by_query[..., :before] += bias_of(earlier)[..., None, None, :]
-    weights = scores.softmax(dim=-1).to(v.dtype)
-    return torch.bmm(weights, v.reshape(batch * heads, keys, d)).view(q.shape)
+        scores[..., :before] += bias_of(earlier)[..., None, None, :]
+    weights = scores.softmax(dim=-1).to(v.dtype).view(batch * heads, rows, keys)
+    if rows < LEAST_ROWS:
+        weights = functional.pad(weights, (0, 0, 0, LEAST_ROWS - rows))
+    mixed = torch.bmm(weights, v.reshape(batch * heads, keys, d))
+    return mixed[:, :rows].reshape(q.shape)
 
 
 def _fused(

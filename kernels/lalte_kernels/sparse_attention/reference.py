@@ -17,7 +17,6 @@ def sparse_attention(
     before = k.shape[2] - visible.shape[-1]
     if earlier is None:
         earlier = torch.ones(before, dtype=torch.bool, device=q.device)
-    q, k = q.to(v.dtype), k.to(v.dtype)
     visible = torch.cat(
         [
             earlier.expand(batch, heads, before)[:, :, None].expand(-1, -1, n, -1),
@@ -34,4 +33,4 @@ def sparse_attention(
                 for member in range(group):
                     scores = keys @ q[b, h, member, i].to(compute) * d**-0.5
                     out[b, h, member, i] = scores.softmax(dim=0) @ values
-    return out.to(v.dtype)
+    return out.to(q.dtype)

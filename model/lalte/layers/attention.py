@@ -70,12 +70,20 @@ class BufferedAttention(Attention[State]):
         bool, broadcastable to [lanes, kv_heads, n, keys]; keys may fall short of the buffer.
         """
 
+    def angles(self, where: Where) -> torch.Tensor:
+        """Return how far to turn each row: its position relative to where angles start.
+
+        int64 [lanes, n]. That is t, unless a layer that prepares older rows accordingly says else.
+        """
+        return where.relative
+
     def advance(self, inputs: tuple[torch.Tensor, ...], state: State, where: Where) -> torch.Tensor:
         assert isinstance(state, LTEState | SWAState)  # noqa: S101 - for the checker
         lanes, n = inputs[0].shape[:2]
         q, k, v = self.split_heads(inputs)
-        turned_k = rope(k, where.relative[:, None], self.theta)
-        turned_q = rope(q, where.relative[:, None, None], self.theta)
+        angles = self.angles(where)
+        turned_k = rope(k, angles[:, None], self.theta)
+        turned_q = rope(q, angles[:, None, None], self.theta)
         for lane, block in enumerate(self.block_rows(where.starts)):
             rows = slice(block + where.filled[lane], block + where.filled[lane] + n)
             state.key[lane, :, rows] = k[lane]

@@ -15,7 +15,7 @@ from torch import nn
 
 from lalte.config import ROUTER_LAYERS
 from lalte.layers.attention import BufferedAttention
-from lalte.state.tensors import LTEState, budget_rows, compute_dtype
+from lalte.state.tensors import LTEState, budget_rows
 from lalte_kernels import (
     Router,
     bounded_positions,
@@ -122,6 +122,10 @@ class LTEAttention(BufferedAttention[LTEState]):
     def block_rows(self, starts: list[int]) -> list[int]:
         return [self.kept + self.window] * len(starts)
 
+    def angles(self, where: Where) -> torch.Tensor:
+        starts = torch.tensor(where.starts, device=where.relative.device)[:, None]
+        return where.relative + starts % self.frame
+
     def visible(self, state: LTEState, where: Where) -> torch.Tensor:
         lanes, n = where.relative.shape
         if self.evicts_each_token:
@@ -161,7 +165,7 @@ class LTEAttention(BufferedAttention[LTEState]):
         position = stream.position.expand(blocks + 1, -1, -1).gather(-1, rows)
         stand = self._stand(position - starts) + starts % self.frame
         in_frame = (torch.arange(n, device=key.device) + start) % self.frame
-        q = rope(q.to(compute_dtype(q.dtype)), in_frame, self.theta)
+        q = rope(q, in_frame, self.theta)
         in_block = torch.arange(self.chunk, device=key.device)
         all_used = (position >= 0).flatten(1).all(dim=-1).tolist()
         mixed = []
@@ -210,7 +214,8 @@ class LTEAttention(BufferedAttention[LTEState]):
         past = self.kept + self.window
         # Unused rows are turned too, by an angle that does not matter: they are zero and hidden.
         stand = torch.cat([self._stand(position - start), self._window_stand(position)], dim=-1)
-        state.rotated[0, :, :past] = rope(state.key[0, :, :past], stand, self.theta)
+        angles = stand + start % self.frame
+        state.rotated[0, :, :past] = rope(state.key[0, :, :past], angles, self.theta)
 
     def score(self, key: torch.Tensor, value: torch.Tensor, first: int) -> torch.Tensor:
         """Logits of consecutive tokens, all but `reach` of them on each side.
@@ -296,7 +301,7 @@ class LTEAttention(BufferedAttention[LTEState]):
         in_frame = block % self.frame
         key = stream.key[:, first : first + self.window + self.frame - in_frame]
         relative = torch.arange(key.shape[1], device=key.device) + (in_frame - self.window)
-        return rope(key.to(compute_dtype(key.dtype)), relative, self.theta)
+        return rope(key, relative, self.theta)
 
     def _gather(
         self,
@@ -312,7 +317,7 @@ class LTEAttention(BufferedAttention[LTEState]):
         """
         size = self.window + self.chunk
         first = 1 + self.kept + number * self.chunk
-        kept_key = rope(_take(stream.key, rows).to(recent_key.dtype), stand, self.theta)
+        kept_key = rope(_take(stream.key, rows), stand, self.theta)
         kept_value = _take(stream.value, rows)
         return (
             torch.cat([kept_key, recent_key[:, :size]], dim=1),
