@@ -90,3 +90,17 @@ def test_a_question_on_a_copy_leaves_no_trace_in_what_follows():
         model.extend(torch.arange(21), slots.view(1))
         model.step(torch.tensor([4]), slots.view(1))
     assert slots.checksum(0) == final_sums(model, tokens, 2, 1)[0]
+
+
+def test_a_loaded_state_reads_on_to_the_same_bits_in_calls_of_any_length():
+    config = tiny_lalte(("gdn", "lte", "swa"))
+    model = random_model(config, 1, torch.bfloat16)
+    tokens = torch.randint(0, 512, (1, 30 * 8), generator=torch.Generator().manual_seed(8))
+    expected = final_sums(model, tokens, 1, 1)[0]
+    for before, blocks in [(3, 27), (8, 5), (11, 9), (17, 2)]:
+        slots = StateSlots.allocate(config, 2, torch.bfloat16)
+        model.absorb(tokens[:, : before * 8], [slots.view(0)])
+        slots.load_arrays(1, slots.to_arrays(0), before * 8)
+        for piece in tokens[:, before * 8 :].split(blocks * 8, dim=1):
+            model.absorb(piece, [slots.view(1)])
+        assert slots.checksum(1) == expected, (before, blocks)
