@@ -8,6 +8,7 @@ Our names follow flash-linear-attention's checkpoints:
     LTE router   .attn.router.conv_stack.convs.{0,1,2}.{weight,bias}, .conv_stack.proj.{weight,bias}
     GDN          .attn.{q,k,v,a,b,g,o}_proj.weight, .attn.{q,k,v}_conv1d.weight, .attn.A_log,
                  .attn.dt_bias, .attn.o_norm.weight
+    NSA          attention's, and .attn.g_proj.weight
     local GDN    attention's, and .attn.delta.{down,up}.weight, .attn.gates_proj.weight,
                  .attn.null_bias, .attn.{q,k,v}_conv1d.weight, .attn.A_log, .attn.dt_bias,
                  .attn.o_norm.weight

@@ -347,13 +347,16 @@ def test_models_that_the_format_lacks_are_refused():
 
 
 def test_kinds_of_layers_are_read_from_the_settings():
-    kinds = {name: type(read_settings(Path("c"), x).layers[1]) for name, x in PUBLISHED.items()}
+    hybrid = HYBRID | {"attn": ATTENTION | {"attn_type": "attn"}}
+    published = PUBLISHED | {"gdn-attention in a hybrid": hybrid}
+    kinds = {name: type(read_settings(Path("c"), x).layers[1]) for name, x in published.items()}
     assert kinds == {
         "gdn": GDNConfig,
         "gdn-swa": SWAConfig,
         "lalte": LTEConfig,
         "lansa": NSAConfig,
         "gdn-attention": FullConfig,
+        "gdn-attention in a hybrid": FullConfig,
     }
 
 
