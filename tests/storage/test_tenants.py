@@ -124,6 +124,9 @@ async def test_a_bucket_gives_a_minutes_tokens_and_then_what_flows_in(server, st
     server.raw.hincrby(bucket, "at_ms", -20_000)
     assert (await spend(42, 0, 1))[0] == 1
     assert 60_000 < server.raw.pttl(bucket) <= 120_000
+    # It holds a minute's tokens, however long nobody asks.
+    server.raw.hincrby(bucket, "at_ms", -3_600_000)
+    assert await spend(43, 0, 1_000_000) == (limit, 0)
 
 
 async def test_an_operation_sent_again_is_answered_as_it_was(store, key):
