@@ -110,6 +110,21 @@ async def test_a_session_lives_on_whichever_node_its_slot_is(cluster, store, blo
     assert await store.list_sessions(tenant) == ([], "")
 
 
+async def test_a_longer_blob_is_made_of_the_one_before_on_its_node(cluster, store, blobs, append):
+    for node in cluster.primaries():
+        key = key_at(cluster, node)
+        lease = await own(store, key)
+        await append(store, lease, 1, 0, 8)
+        body = random.Random(7).randbytes(2 * PART_BYTES)
+        base = await blobs.put_longer(key, lease.generation, "a", body, 0, None)
+        longer = body + b"more"
+        staged = await blobs.put_longer(key, lease.generation, "b", longer, 0, base)
+        ref = BlobRef("b", 8, len(longer), staged.parts, body_digest(longer))
+        await store.commit(lease, ref)
+        assert await blobs.get(key, lease.generation, ref) == longer
+        assert node.raw.info("commandstats")["cmdstat_copy"]["calls"] >= 1
+
+
 async def test_who_holds_a_key_is_learnt_anew_after_a_failover(cluster, store, blobs, append):
     primary = cluster.primaries()[0]
     key = key_at(cluster, primary)

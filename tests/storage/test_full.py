@@ -4,6 +4,7 @@ import pytest
 
 from memoryd.errors import StorageFull
 from memoryd.storage.blobs import BlobStore
+from memoryd.storage.codec import body_digest
 from memoryd.storage.heartbeat import Heartbeat
 from memoryd.storage.keys import SessionKey
 from memoryd.storage.records import BlobRef
@@ -91,3 +92,18 @@ async def test_the_reserve_lets_checkpoints_free_a_full_journal(small, append):
     parts = await blobs.put(lease.key, lease.generation, "a", body)
     await store.commit(lease, BlobRef("a", end, len(body), parts, ""))
     assert await append(store, lease, op, end, 5_000) == end + 5_000
+
+
+async def test_a_longer_blob_is_refused_beyond_maxmemory_and_its_base_stays(small, append):
+    server, store, blobs = small
+    lease = await own(store, "one")
+    await append(store, lease, 1, 0, 50)
+    body = b"x" * MEGABYTE
+    base = await blobs.put_longer(lease.key, lease.generation, "a", body, 0, None)
+    fill(server)
+    with pytest.raises(StorageFull):
+        await blobs.put_longer(lease.key, lease.generation, "b", body + b"more", 0, base)
+    assert not server.raw.exists(lease.key.blob(lease.generation, "b"))
+    await store.commit(lease, BlobRef("a", 8, len(body), base.parts, body_digest(body)))
+    ref = (await store.read(lease.key)).blob
+    assert await blobs.get(lease.key, lease.generation, ref) == body
