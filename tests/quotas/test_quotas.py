@@ -85,6 +85,11 @@ async def test_what_changed_is_counted_before_anybody_is_refused(figures, make, 
 
 async def test_a_session_that_was_not_made_gives_its_place_back(figures, make, metrics):
     quotas = make(sessions=1)
+    figures.noted, figures.sizes = {"first": 1}, {"first": 1}
+    with pytest.raises(QuotaExceeded, match="1 of 1 sessions"):
+        async with quotas.new_session(KEY):
+            pass
+    figures.noted, figures.sizes = {}, {}  # deleted; and all are not measured again at once
     with pytest.raises(RuntimeError):
         async with quotas.new_session(KEY):
             raise RuntimeError
@@ -95,7 +100,7 @@ async def test_a_session_that_was_not_made_gives_its_place_back(figures, make, m
             pass
     async with quotas.new_session(SessionKey("t", "other")):
         pass
-    assert refused(metrics, "sessions") == 1
+    assert refused(metrics, "sessions") == 2
 
 
 async def test_a_silent_redis_lets_replies_go_on(figures, make):
