@@ -30,15 +30,19 @@ class SpareSlot:
         self._news.set()
 
     def feed(self, tokens: Sequence[int]) -> None:
+        self._raise_if_failed()
         self._engine.feed(self._key, tokens)
+
+    def _raise_if_failed(self) -> None:
+        if self._failure:
+            raise MemorydError(
+                f"the model failed while it read the session again ({self._failure}); retry"
+            )
 
     async def reached(self, offset: int) -> None:
         """Waits until `offset` is absorbed, which must lie within the whole chunks fed."""
         while self.absorbed < offset:
-            if self._failure:
-                raise MemorydError(
-                    f"the model failed while it read the session again ({self._failure}); retry"
-                )
+            self._raise_if_failed()
             self._news.clear()
             await self._news.wait()
 

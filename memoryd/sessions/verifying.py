@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from memoryd.engine.errors import TokenOutOfRange
+from memoryd.engine.errors import EngineError, TokenOutOfRange
 from memoryd.engine.messages import Captured
 from memoryd.errors import StateCorrupt
 from memoryd.sessions.actor import Position, SessionActor
@@ -94,7 +94,11 @@ async def verify(
 
     Raises SlotsBusy, OwnershipLost, SessionNotFound, StorageUnavailable.
     """
-    state = await actor.services.engine.capture(actor.engine_key)
+    try:
+        state = await actor.services.engine.capture(actor.engine_key)
+    except EngineError as error:
+        failure = StateCorrupt(f"the state in memory cannot be read: {error}")
+        raise actor.gone or failure from error
     rebuilt = ""
     difference = None
     begin = 0

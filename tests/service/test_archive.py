@@ -20,6 +20,7 @@ from memoryd.storage.keys import SessionKey
 from memoryd_client import (
     Client,
     DifferenceKind,
+    FinishReason,
     MemorydError,
     ModelMismatch,
     NotArchived,
@@ -368,6 +369,31 @@ def test_retries_are_recognised_after_a_migration(world, old, new, name):
         assert again.offset.tokens == migrated.acked_tokens != end
         refused_for(Reason.SEQUENCE_GAP, lambda: calls.append(name, b"x", writer_id="w", seq=4))
         calls.append(name, b"x", writer_id="w", seq=3)
+
+
+def test_a_reply_that_broke_off_ends_with_the_old_model(world, old, new, name):
+    old.create_session(name, archive=True)
+    with Calls(world.old.address) as calls:
+        request = memory_pb2.ChatRequest(
+            session=name,
+            message=b"Tell me much.",
+            request_id="r",
+            sampling=types_pb2.Sampling(max_tokens=1000),
+        )
+        running = calls.memory.Chat(request)
+        assert next(running).HasField("delta")
+        running.cancel()
+        # An open turn of a caller that vanished: the same request id could go on with it.
+        wait_until(lambda: not old.get_stats().lanes_used, "the reply has stopped")
+        kept = "".join(e.text for e in world.events(name) if isinstance(e, Replied))
+        assert Closed() not in world.events(name)
+        given_up(world, old, name)
+    new.migrate_session(name)
+    assert world.events(name)[-1] == Closed()
+    again = new.chat(name, "Tell me much.", request_id="r")
+    assert again.text() == kept
+    assert again.completion.finish_reason is FinishReason.CANCELLED
+    assert new.verify_session(name).equal
 
 
 def test_calls_are_refused_while_a_session_migrates_and_a_death_leaves_it_whole(
