@@ -7,13 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from harness.daemons import DaemonProcess
 from harness.processes import wait_until
 from harness.redis_cluster import RedisCluster
 from harness.redis_servers import server_binaries
+from memoryd.cli import app
 from memoryd.storage.keys import SessionKey, heartbeat_key
-from memoryd_client import BadArgument, Client, QuotaExceeded, Retry, Sampling, StateCorrupt
+from memoryd_client import (
+    BadArgument,
+    Client,
+    QuotaExceeded,
+    Retry,
+    Sampling,
+    SessionNotFound,
+    StateCorrupt,
+)
 
 TENANT = "default"
 BRIEF = Sampling(max_tokens=2)
@@ -73,7 +83,7 @@ def test_quotas_hold_over_all_shards(client: Client) -> None:
 
 
 def test_a_session_whose_record_cannot_be_read_is_discarded(
-    client: Client, cluster: RedisCluster
+    client: Client, cluster: RedisCluster, daemon: DaemonProcess
 ) -> None:
     name = uuid.uuid4().hex
     client.create_session(name)
@@ -85,13 +95,21 @@ def test_a_session_whose_record_cannot_be_read_is_discarded(
     for call in (lambda: client.get_session(name), lambda: client.delete_session(name)):
         with pytest.raises(StateCorrupt, match="discard"):
             call()
-    assert client.discard_session(TENANT, name) == 2
+    discarded = CliRunner().invoke(
+        app, ["admin", "discard", TENANT, name, "--yes", "--target", daemon.address]
+    )
+    assert discarded.exit_code == 0, discarded.output
+    assert "2 keys" in discarded.output
+    with pytest.raises(SessionNotFound):
+        client.discard_session(TENANT, name)
     client.create_session(name)
     assert client.get_session(name).acked_tokens == 0
     client.delete_session(name)
 
 
-def test_figures_are_given_while_a_shard_is_down(client: Client, cluster: RedisCluster) -> None:
+def test_figures_are_given_while_a_shard_is_down(
+    client: Client, cluster: RedisCluster, daemon: DaemonProcess
+) -> None:
     whole = client.get_stats()
     assert whole.missing == ()
     assert whole.redis_used_bytes > 0
@@ -109,6 +127,8 @@ def test_figures_are_given_while_a_shard_is_down(client: Client, cluster: RedisC
         assert figures.redis_used_bytes == 0
         assert figures.slots_total == whole.slots_total
         assert figures.daemon_id == whole.daemon_id
+        shown = CliRunner().invoke(app, ["admin", "stats", "--target", daemon.address])
+        assert "a server did not answer" in shown.output
     finally:
         for node in shard:
             cluster.restart(node)
