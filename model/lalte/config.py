@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 EvictionGrid = Literal["chunk", "token"]
 Positions = Literal["bounded", "absolute"]
@@ -228,7 +231,7 @@ class ModelConfig:
     def to_json(self) -> str:
         """Return a stable text: the same config gives the same bytes."""
         body = asdict(self)
-        body["layers"] = [{"kind": layer.kind, **asdict(layer)} for layer in self.layers]
+        body["layers"] = layers_to_json(self.layers)
         return json.dumps(body, indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -239,9 +242,18 @@ class ModelConfig:
         except json.JSONDecodeError as error:
             raise ConfigError("config", f"is not JSON: {error}") from error
         _check_keys(cls, body, "config")
-        _require(isinstance(body["layers"], list), "layers", "must be a list")
-        layers = [_layer_from_json(f"layers[{i}]", x) for i, x in enumerate(body["layers"])]
-        return cls(**{**body, "layers": tuple(layers)})
+        return cls(**{**body, "layers": layers_from_json(body["layers"])})
+
+
+def layers_to_json(layers: Iterable[LayerConfig]) -> list[dict[str, Any]]:
+    """Return layers as JSON can hold them."""
+    return [{"kind": layer.kind, **asdict(layer)} for layer in layers]
+
+
+def layers_from_json(body: Any) -> tuple[LayerConfig, ...]:
+    """Read what `layers_to_json` returned. Raises ConfigError."""
+    _require(isinstance(body, list), "layers", "must be a list")
+    return tuple(_layer_from_json(f"layers[{i}]", x) for i, x in enumerate(body))
 
 
 def _layer_from_json(name: str, body: Any) -> LayerConfig:

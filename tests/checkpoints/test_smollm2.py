@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lalte.checkpoints.load import LoadedModel, load_model
 from lalte.checkpoints.pull import GGUF_SHA256
+from lalte.config import LocalGDNConfig, LTEConfig
+from lalte.model import LaLTE
 from lalte.names import llama_name_map
-from lalte.state import StateSlots
+from lalte.state import StateSlots, nbytes
 from lalte.text import Role, StreamEncoder
 from lalte.text.tokenizer import byte_alphabet
 
@@ -25,6 +28,19 @@ pytestmark = pytest.mark.weights
 @pytest.fixture(scope="module")
 def loaded(weights_folder: Path) -> LoadedModel:
     return load_model(weights_folder, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def sparse(loaded: LoadedModel) -> LaLTE:
+    """The same weights with LTE in every layer: attention within its window."""
+    layer = next(x for x in loaded.config.layers if isinstance(x, LTEConfig))
+    model = LaLTE(replace(loaded.config, layers=(layer,) * len(loaded.config.layers)))
+    ours = loaded.model.state_dict()
+    # Routers that are not there decide nothing within the window.
+    model.load_state_dict(
+        {name: ours.get(name, torch.zeros_like(x)) for name, x in model.state_dict().items()}
+    )
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -68,27 +84,36 @@ def test_the_weights_are_those_that_were_pinned(loaded: LoadedModel):
     assert loaded.manifest.provenance.routers.startswith("trained (")
 
 
-def test_logits_equal_those_of_transformers(loaded: LoadedModel, original: LlamaForCausalLM):
-    window = loaded.config.layers[0].window
+def test_a_third_of_the_layers_is_gdn_and_a_state_small(loaded: LoadedModel):
+    branches = [x for x in loaded.config.layers if isinstance(x, LocalGDNConfig)]
+    assert len(branches) >= 11
+    assert all(layer.window <= 16 for layer in branches)
+    assert nbytes(loaded.config, torch.bfloat16) <= 10_000_000
+
+
+def test_logits_equal_those_of_transformers(
+    loaded: LoadedModel, sparse: LaLTE, original: LlamaForCausalLM
+):
+    window = sparse.config.layers[0].window
     ids = prompt(loaded) * 6
     tokens = torch.tensor([ids[:window]])
     assert tokens.shape[1] == window
     with torch.no_grad():
         theirs = original(tokens).logits
-    assert (loaded.model.logits(tokens) - theirs).abs().max() <= 1e-3
+    assert (sparse.logits(tokens) - theirs).abs().max() <= 1e-3
 
 
 def test_the_greedy_continuation_equals_that_of_transformers(
-    loaded: LoadedModel, original: LlamaForCausalLM
+    loaded: LoadedModel, sparse: LaLTE, original: LlamaForCausalLM
 ):
     ids = prompt(loaded)
-    assert len(ids) + 64 <= loaded.config.layers[0].window
+    assert len(ids) + 64 <= sparse.config.layers[0].window
     theirs = original.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False)[0]
-    view = StateSlots.allocate(loaded.config, 1).view(0)
-    logits = loaded.model.extend(torch.tensor(ids), view)
+    view = StateSlots.allocate(sparse.config, 1).view(0)
+    logits = sparse.extend(torch.tensor(ids), view)
     ours = [int(logits.argmax())]
     while len(ours) < 64:
-        ours.append(int(loaded.model.step(torch.tensor(ours[-1:]), view)[0].argmax()))
+        ours.append(int(sparse.step(torch.tensor(ours[-1:]), view)[0].argmax()))
     assert ours == theirs[len(ids) :].tolist()
     assert "scatter" in loaded.tokenizer.decode(ours)  # a sensible answer, so the weights are right
 

@@ -1,38 +1,53 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from lalte.checkpoints.adapter import merge_adapter, read_adapter, write_adapter
+from lalte.checkpoints.adapter import (
+    adapter_tensor_names,
+    merge_adapter,
+    read_adapter,
+    write_adapter,
+)
 from lalte.checkpoints.errors import CheckpointError
 from lalte.checkpoints.load import LoadedModel, load_model
 from lalte.checkpoints.manifest import read_manifest, verify_folder
-from lalte.names import router_parameter_names
-from lalte.retrofit.routers import HeadRouters
+from lalte.config import LocalGDNConfig
+from lalte.init import random_model
 
 BASE_SHA256 = "b" * 64
 
 
 @pytest.fixture
-def adapter_file(loaded: LoadedModel, tmp_path: Path) -> Path:
-    routers = HeadRouters(loaded.config, torch.Generator().manual_seed(5))
+def layers(loaded: LoadedModel):
+    """The base's first layer with other budgets, and a local GDN in place of its second."""
+    return replace(loaded.config.layers[0], budgets=(8, 4)), LocalGDNConfig(window=5, rank=8)
+
+
+@pytest.fixture
+def adapter_file(loaded: LoadedModel, layers, tmp_path: Path) -> Path:
+    config = replace(loaded.config, layers=layers)
+    weights = random_model(config, 5, torch.bfloat16).state_dict()
     path = tmp_path / "result" / "adapter.safetensors"
-    write_adapter(path, routers.export(torch.bfloat16), BASE_SHA256, "It remembers.")
+    tensors = {name: weights[name] for name in adapter_tensor_names(config)}
+    write_adapter(path, layers, tensors, BASE_SHA256, "It remembers.")
     return path
 
 
-def test_an_adapter_reads_back_as_it_was_written(adapter_file: Path, loaded: LoadedModel):
+def test_an_adapter_reads_back_as_it_was_written(adapter_file: Path, layers):
     adapter = read_adapter(adapter_file)
     assert (adapter.base_sha256, adapter.note) == (BASE_SHA256, "It remembers.")
-    assert set(adapter.tensors) == set(router_parameter_names(loaded.config))
+    assert adapter.layers == layers
+    assert {name.split(".")[2] for name in adapter.tensors} == {"0", "1"}
     again = adapter_file.with_name("again.safetensors")
-    write_adapter(again, adapter.tensors, adapter.base_sha256, adapter.note)
+    write_adapter(again, layers, adapter.tensors, adapter.base_sha256, adapter.note)
     assert read_adapter(again).sha256 == adapter.sha256
 
 
-def test_a_merged_folder_is_the_base_with_the_adapters_routers(
+def test_a_merged_folder_is_the_base_with_the_adapters_layers(
     base: Path, adapter_file: Path, loaded: LoadedModel, tmp_path: Path
 ):
     adapter = read_adapter(adapter_file)
@@ -41,9 +56,10 @@ def test_a_merged_folder_is_the_base_with_the_adapters_routers(
     assert merged.fingerprint == manifest.fingerprint != loaded.fingerprint
     assert merged.manifest.provenance.routers == f"trained ({adapter.sha256})"
     assert merged.manifest.provenance.notes == ("It remembers.",)
+    assert merged.config.layers == adapter.layers
     theirs = loaded.model.state_dict()
     for name, tensor in merged.model.state_dict().items():
-        assert torch.equal(tensor, adapter.tensors.get(name, theirs[name])), name
+        assert torch.equal(tensor, adapter.tensors.get(name, theirs.get(name))), name
     assert read_manifest(base).fingerprint == loaded.fingerprint
 
 
@@ -62,13 +78,13 @@ def write_other_adapter(path: Path):
     adapter = read_adapter(path)
     tensors = {name: tensor + 1 for name, tensor in adapter.tensors.items()}
     other = path.with_name("other.safetensors")
-    write_adapter(other, tensors, BASE_SHA256, "Otherwise.")
+    write_adapter(other, adapter.layers, tensors, BASE_SHA256, "Otherwise.")
     return read_adapter(other)
 
 
 def test_an_adapter_of_other_weights_is_refused(base: Path, adapter_file: Path, tmp_path: Path):
     adapter = read_adapter(adapter_file)
-    write_adapter(adapter_file, adapter.tensors, "c" * 64, "")
+    write_adapter(adapter_file, adapter.layers, adapter.tensors, "c" * 64, "")
     with pytest.raises(CheckpointError, match="was trained on cccc"):
         merge_adapter(base, read_adapter(adapter_file), tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
@@ -78,8 +94,15 @@ def test_an_adapter_of_another_shape_is_refused(base: Path, adapter_file: Path, 
     adapter = read_adapter(adapter_file)
     tensors = dict(adapter.tensors)
     tensors.pop(sorted(tensors)[0])
-    write_adapter(adapter_file, tensors, BASE_SHA256, "")
+    write_adapter(adapter_file, adapter.layers, tensors, BASE_SHA256, "")
     with pytest.raises(CheckpointError, match="missing"):
+        merge_adapter(base, read_adapter(adapter_file), tmp_path / "merged")
+
+
+def test_an_adapter_of_another_depth_is_refused(base: Path, adapter_file: Path, tmp_path: Path):
+    adapter = read_adapter(adapter_file)
+    write_adapter(adapter_file, adapter.layers[:1], adapter.tensors, BASE_SHA256, "")
+    with pytest.raises(CheckpointError, match="has 2 layers, the adapter describes 1"):
         merge_adapter(base, read_adapter(adapter_file), tmp_path / "merged")
 
 

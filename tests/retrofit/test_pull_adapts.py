@@ -23,9 +23,8 @@ def cache(base: Path, tmp_path: Path) -> Path:
 
 def ship(loaded: LoadedModel, base_sha256: str, tmp_path: Path, monkeypatch) -> None:
     routers = HeadRouters(loaded.config, torch.Generator().manual_seed(5))
-    write_adapter(
-        tmp_path / "shipped", routers.export(torch.bfloat16), base_sha256, "It remembers."
-    )
+    tensors = routers.export(torch.bfloat16)
+    write_adapter(tmp_path / "shipped", loaded.config.layers, tensors, base_sha256, "It remembers.")
     monkeypatch.setattr(pulling, "ADAPTER", tmp_path / "shipped")
 
 
@@ -38,11 +37,11 @@ def test_a_pulled_model_gets_the_shipped_routers_without_another_download(
     folder = pulling.pull(cache_dir=cache, on_progress=lines.append)
     adapted = read_manifest(folder)
     assert adapted.provenance.routers.startswith("trained (")
-    assert any("trained routers" in line for line in lines)
+    assert any("trained layers" in line for line in lines)
 
     pulling.pull(cache_dir=cache, on_progress=lines.append)
     assert read_manifest(folder) == adapted
-    assert sum("trained routers" in line for line in lines) == 1
+    assert sum("trained layers" in line for line in lines) == 1
 
 
 def test_weights_that_the_shipped_routers_do_not_fit_stay_as_they_are(
@@ -52,4 +51,4 @@ def test_weights_that_the_shipped_routers_do_not_fit_stay_as_they_are(
     lines: list[str] = []
     folder = pulling.pull(cache_dir=cache, on_progress=lines.append)
     assert read_manifest(folder) == loaded.manifest
-    assert any("stay untrained" in line for line in lines)
+    assert any("stays untrained" in line for line in lines)

@@ -6,18 +6,32 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from lalte.checkpoints.load import load_model
+from lalte.config import LTEConfig
 from lalte.retrofit.config import read_config
 from lalte.retrofit.errors import RetrofitError
+from lalte.state import nbytes
 from memoryd.cli import app
 
 RECIPE = {
     "seed": 1,
     "threads": 1,
     "held_out_books": ["2"],
+    "scan": {"sequences": 1, "tokens": 64, "window": 4, "layers": 1, "candidates": 2},
+    "gdn": {
+        "window": 4,
+        "rank": 8,
+        "teacher": {"steps": 2, "tokens": 64, "learning_rate": 0.003},
+        "own": {"steps": 1, "tokens": 64, "learning_rate": 0.001},
+        "checkpoint_steps": 1,
+    },
+    "distill": {"steps": 2, "tokens": 64, "learning_rate": 0.001},
+    "comparison": {"sequences": 1, "tokens": 64, "windows": [4, 8]},
+    "budgets": {0: 9, 1: 9},
     "harvest": {
         "general_queries": 16,
         "training": {"count": 2, "tokens": 150, "facts": [2, 3]},
@@ -67,7 +81,25 @@ def test_a_recipe_makes_an_adapter_that_merges_and_can_be_asked(
     assert path.read_bytes() == first
 
     invoke("merge", path, merged, "--model", base)
-    assert facts["adapter_sha256"] in load_model(merged).manifest.provenance.routers
+    model = load_model(merged)
+    assert facts["adapter_sha256"] in model.manifest.provenance.routers
+    kinds = [layer.kind for layer in model.config.layers]
+    assert sorted(kinds) == ["local_gdn", "lte"]
+    assert facts["gdn_layers"] == [kinds.index("local_gdn")]
+    sparse = model.config.layers[kinds.index("lte")]
+    assert isinstance(sparse, LTEConfig)
+    assert sparse.budgets == (9, 9)
+    assert facts["state_bytes"] == nbytes(model.config, torch.bfloat16)
+    assert set(facts["perplexity"]) == {
+        *("teacher", "gdn", "window 4", "window 4, sinks 4", "window 8", "window 8, sinks 4"),
+        "adapted",
+    }
+    scan = json.loads((run / "scan.json").read_text())
+    assert {"0", "1"} == set(scan)
+    # An adapted model is as good a base as the one that it was made of.
+    again = ("retrofit", recipe, "--data", data, "--run", tmp_path / "run2")
+    invoke(*again, "--result", tmp_path / "result2", "--model", merged)
+    assert (tmp_path / "result2" / path.name).read_bytes() == first
     ask = ("eval", "single_1", "--data", data, "--recipe", recipe, "--model", merged, "--json")
     ask += ("--length", 600, "--samples", 2, "--one-prompt", "--threads", 1)
     shown = CliRunner().invoke(app, [*map(str, ask)])

