@@ -34,7 +34,7 @@ def retrofit(
     result: Annotated[Path, typer.Option(help="Folder for the adapter and its result.json.")],
     model: Model = None,
 ) -> None:
-    """Train routers for a converted model; called again, it goes on where it was."""
+    """Train GDN layers and routers for a converted model; called again, it goes on."""
     with _refusals():
         from lalte.checkpoints.cache import default_model_dir
         from lalte.retrofit.config import read_config
@@ -52,7 +52,7 @@ def merge(
     dest: Annotated[Path, typer.Argument(help="The model folder to write; must not exist.")],
     model: Model = None,
 ) -> None:
-    """Put an adapter's routers into a converted model."""
+    """Put an adapter's layers into a converted model."""
     with _refusals():
         from lalte.checkpoints.adapter import merge_adapter, read_adapter
         from lalte.checkpoints.cache import default_model_dir
