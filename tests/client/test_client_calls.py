@@ -32,6 +32,7 @@ def session_message(name="a"):
         checkpoint_tokens=8,
         labels={"k": "v"},
         archive=True,
+        archive_bytes=7,
         owner="here:1",
     )
     message.ttl.FromTimedelta(timedelta(hours=1))
@@ -64,6 +65,7 @@ def test_create_sends_every_option_and_returns_the_session(server, connect):
         ttl=timedelta(hours=1),
         labels={"k": "v"},
         archive=True,
+        archive_bytes=7,
         create_time=datetime(2026, 1, 2, tzinfo=UTC),
         update_time=None,
         owner="here:1",
