@@ -177,7 +177,8 @@ def main() -> None:
             if one.shared_bytes > SHARED_BYTES[capability]:
                 raise SystemExit(f"{one.kernel} needs more shared memory than {one.target} has")
     if not arguments.print_only:
-        save("compile_kernels", {"kernels": [asdict(one) for one in everything]})
+        figures = {"triton": triton.__version__, "kernels": [asdict(one) for one in everything]}
+        save("compile_kernels", figures)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def run_all(settings: "Settings") -> Iterator[Check]:
     yield python()
     yield torch()
     yield processor()
+    yield kernels()
     yield redis(settings.redis_url, settings.redis_binary)
     yield data_folder(settings.data_dir)
     yield weights(settings.model)
@@ -89,6 +90,30 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Check:
             "no bfloat16 products in hardware: try `memoryd serve --dtype float32` as well",
         )
     return Check("processor", "ok", found)
+
+
+def kernels() -> Check:
+    """Which implementation each of the model's operations has here, and why that one."""
+    from torch.cuda import is_available
+
+    from lalte_kernels.choices import choices
+
+    found, slow = [], False
+    for device in ("cpu", "cuda") if is_available() else ("cpu",):
+        ops: dict[tuple[str, str], list[str]] = {}
+        for choice in choices(device):
+            ops.setdefault((choice.implementation, choice.reason), []).append(choice.op)
+            slow |= choice.implementation == "reference"
+        for (implementation, reason), names in ops.items():
+            found.append(f"{', '.join(names)}: {implementation} on {device} ({reason})")
+    if slow:
+        return Check(
+            "kernels",
+            "warn",
+            "; ".join(found),
+            "references are slow: pip install 'memoryd[train]' brings kernels for NVIDIA GPUs",
+        )
+    return Check("kernels", "ok", "; ".join(found))
 
 
 def redis(url: str | None, binary: Path | None) -> Check:

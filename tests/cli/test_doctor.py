@@ -26,7 +26,10 @@ def test_a_ready_machine_passes(run, tiny_folder, data_dir, free_address):
     settings = {"model": tiny_folder, "data_dir": data_dir, "listen": free_address}
     found = diagnose(run, 0, **settings)
     assert [name for name, check in found.items() if check["status"] == "fail"] == []
-    assert set(found) == {"python", "torch", "processor", "redis", "data", "weights", "port"}
+    assert set(found) == {
+        *("python", "torch", "processor", "kernels", "redis", "data", "weights", "port")
+    }
+    assert "cpu on cpu (tensors on cpu)" in found["kernels"]["found"]
     assert "is free" in found["port"]["found"]
     env = {f"MEMORYD_{name.upper()}": str(value) for name, value in settings.items()}
     shown = run("doctor", env=env).stdout
@@ -54,6 +57,16 @@ def test_a_missing_redis_binary_fails(run, tiny_folder, data_dir, free_address):
     )
     assert found["redis"]["status"] == "fail"
     assert found["redis"]["advice"]
+
+
+def test_a_gpu_without_its_kernels_is_warned_of(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("lalte_kernels.dispatch.installed", lambda kind: kind == "triton")
+    assert "triton on cuda (flash-linear-attention is not installed)" in checks.kernels().found
+    assert checks.kernels().status == "ok"
+    monkeypatch.setattr("lalte_kernels.dispatch.installed", lambda kind: False)
+    assert checks.kernels().status == "warn"
+    assert "memoryd[train]" in checks.kernels().advice
 
 
 def test_a_redis_that_does_not_answer_fails(free_address):

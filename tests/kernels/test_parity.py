@@ -1,5 +1,6 @@
 """The ops compute what code that we did not write computes; 1e-4 in fp32, 3e-2 in bfloat16."""
 
+import inspect
 import warnings
 from itertools import pairwise
 
@@ -67,6 +68,57 @@ def test_the_delta_rule_is_that_of_flash_linear_attention(naive, ours, shape):
         expected, expected_after = theirs(q=q, k=k, v=v, g=g, beta=beta, **options)
         close(output, expected)
         close(after, expected_after)
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_flash_linear_attentions_kernels_are_called_by_their_signatures(naive, monkeypatch, n):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lalte_kernels.gated_delta_rule import fla
+
+    def plain(name, function):
+        bind = inspect.signature(getattr(fla, name)).bind
+
+        def run(**arguments):
+            bind(**arguments)
+            return function(**arguments)
+
+        monkeypatch.setattr(fla, name, run)
+
+    plain("chunk_gated_delta_rule", naive.naive_chunk_gated_delta_rule)
+    plain("fused_recurrent_gated_delta_rule", naive.naive_recurrent_gated_delta_rule)
+    given = delta_inputs(2, n, 2, 16, 24)
+    for actual, expected in zip(
+        fla.gated_delta_rule(*given), delta_reference.gated_delta_rule(*given), strict=True
+    ):
+        close(actual, expected)
+
+
+def test_flash_linear_attentions_convolution_goes_on_from_our_tail(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lalte_kernels.short_conv import fla
+
+    signature = inspect.signature(fla.causal_conv1d)
+
+    def plain(*arguments, **options):
+        """As its documentation has it: initial_state is [batch, channels, kernel], oldest first."""
+        given = signature.bind(*arguments, **options).arguments
+        assert given["activation"] == "silu"
+        x, weight, state = given["x"], given["weight"], given["initial_state"]
+        assert state.shape == (x.shape[0], *weight.shape)
+        whole = torch.cat([state[..., 1:], x.mT], dim=-1)
+        return functional.silu(
+            functional.conv1d(whole, weight[:, None], groups=weight.shape[0])
+        ).mT, None
+
+    monkeypatch.setattr(fla, "causal_conv1d", plain)
+    for n in (1, 2, 9):
+        given = torch.randn(2, n, 6), torch.randn(6, 4), torch.randn(2, 3, 6)
+        output, after = fla.short_conv(*given)
+        expected, expected_after = conv_reference.short_conv(*given)
+        close(output, expected)
+        assert torch.equal(after, expected_after)
 
 
 @pytest.mark.parametrize("ours", [delta_cpu, delta_reference])

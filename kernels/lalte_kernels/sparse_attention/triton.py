@@ -29,13 +29,13 @@ PRECISION = tl.constexpr("tf32x3")
 def refusal(
     q: torch.Tensor,
     k: torch.Tensor,  # noqa: ARG001 - one signature with the op
-    v: torch.Tensor,
+    v: torch.Tensor,  # noqa: ARG001
     visible: torch.Tensor,  # noqa: ARG001
     earlier: torch.Tensor | None = None,  # noqa: ARG001
 ) -> str | None:
     """Why these arguments must go elsewhere, or None."""
-    if v.dtype not in DTYPES:
-        return f"it takes float32, bfloat16 and float16, not {v.dtype}"
+    if q.dtype not in DTYPES:
+        return f"it takes float32, bfloat16 and float16, not {q.dtype}"
     if q.shape[-1] > WIDEST_HEAD:
         return f"heads have {q.shape[-1]} columns, more than {WIDEST_HEAD}"
     return None
@@ -57,8 +57,8 @@ def sparse_attention(
         visible.expand(batch, heads, n, tail).view(torch.uint8),
         earlier.expand(batch, heads, before).view(torch.uint8),
     )
-    rows = q.to(v.dtype).reshape(batch, heads, group * n, d)
-    mixed: torch.Tensor = _Attention.apply(rows, _dense_rows(k.to(v.dtype)), _dense_rows(v), mask)
+    rows = q.reshape(batch, heads, group * n, d)
+    mixed: torch.Tensor = _Attention.apply(rows, _dense_rows(k), _dense_rows(v), mask)
     return mixed.view(q.shape)
 
 

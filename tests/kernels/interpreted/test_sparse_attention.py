@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from agreement import agree, close
 
+from agreement import agree, close
 from lalte_kernels.sparse_attention import cpu, reference, triton
 
 IMPLEMENTATIONS = [x.sparse_attention for x in (reference, cpu, triton)]
@@ -65,11 +65,11 @@ def test_rows_of_a_larger_buffer_are_read_in_place():
 
 # The interpreter has no products of bfloat16; float16 takes the same road through the kernel.
 def test_half_precision_sums_in_float32():
-    q, k, v = inputs(1, 2, 3, 9, 64, 50)
+    given = [x.half() for x in inputs(1, 2, 3, 9, 64, 50)]
     masks = block_mask(1, 2, 9, 50, 20)
-    actual = triton.sparse_attention(q, k, v.half(), *masks)
+    actual = triton.sparse_attention(*given, *masks)
     assert actual.dtype == torch.float16
-    close(actual, reference.sparse_attention(q, k, v.half(), *masks))
+    close(actual, reference.sparse_attention(*given, *masks))
 
 
 def test_float64_is_refused():
