@@ -47,6 +47,34 @@ def retrofit(
 
 
 @app.command()
+def budgets(
+    config: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    data: Data,
+    model: Model = None,
+    streams: Annotated[int, typer.Option(min=1, help="Streams to read.")] = 8,
+    mean: Annotated[int, typer.Option(min=1, help="Slots for a KV head, on average.")] = 256,
+    least: Annotated[int, typer.Option(min=0, help="Slots that every KV head has.")] = 16,
+) -> None:
+    """Propose a recipe's budgets: many slots where forgetting a fact costs answers."""
+    with _refusals():
+        from lalte.checkpoints.cache import default_model_dir
+        from lalte.retrofit.config import read_config
+        from lalte.retrofit.slots import propose_budgets
+
+        slots, costs = propose_budgets(
+            read_config(config),
+            model or default_model_dir(),
+            data,
+            streams=streams,
+            mean=mean,
+            least=least,
+        )
+    typer.echo("budgets:")
+    for layer, budget in slots.items():
+        typer.echo(f"  {layer}: {budget}  # forgetting costs {costs[layer]:.3f} nats a token")
+
+
+@app.command()
 def merge(
     adapter: Annotated[Path, typer.Argument(help="An adapter file.")],
     dest: Annotated[Path, typer.Argument(help="The model folder to write; must not exist.")],

@@ -104,7 +104,7 @@ def allocate(costs: Mapping[int, float], mean: int, least: int, most: int) -> di
             left -= given
             if budgets[layer] >= most:
                 open_layers.discard(layer)
-    return {layer: int(budget) // _STEP * _STEP for layer, budget in budgets.items()}
+    return {layer: max(int(budget) // _STEP * _STEP, least) for layer, budget in budgets.items()}
 
 
 def with_budgets(config: ModelConfig, budgets: Mapping[int, int]) -> ModelConfig:
