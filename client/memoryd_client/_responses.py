@@ -139,6 +139,7 @@ def model_info(message: admin_pb2.GetModelResponse) -> ModelInfo:
         state_bytes=message.state_bytes,
         max_prompt_tokens=message.max_prompt_tokens,
         notes=tuple(message.notes),
+        token_bytes=message.token_bytes,
     )
 
 

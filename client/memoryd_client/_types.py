@@ -288,7 +288,8 @@ class ModelInfo:
     """The model that a daemon serves.
 
     layers: kind of each layer, bottom first. chunk: tokens absorbed at a time.
-    state_bytes: bytes of a session's whole memory, at any length of its stream.
+    state_bytes: bytes of a session's whole memory, at any length of its stream; token_bytes: what
+    each token adds to them, 0 for models whose memory does not grow.
     max_prompt_tokens: tokens that framing, question and reply may have together.
     """
 
@@ -302,6 +303,7 @@ class ModelInfo:
     state_bytes: int
     max_prompt_tokens: int
     notes: tuple[str, ...]
+    token_bytes: int
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from memoryd.cli.connection import DEFAULT_TARGET, ApiKey, AsJson, Target, UseTl
 from memoryd.cli.errors import Refused
 
 if TYPE_CHECKING:
-    from memoryd_client import NewApiKey, Scope
+    from memoryd_client import ModelInfo, NewApiKey, Scope
 
 app = typer.Typer(
     help="Look at a daemon, end it, hand out keys, and limit tenants.", no_args_is_help=True
@@ -38,7 +38,7 @@ def stats(
             ("daemon", f"{figures.daemon_id}, version {figures.version}"),
             ("started", output.since(figures.start_time)),
             ("draining", "yes" if figures.draining else "no"),
-            ("model", f"{model.model}, {output.size(model.state_bytes)} a session"),
+            ("model", f"{model.model}, {_cost(model)}"),
             ("storage", f"{figures.storage}, durability {figures.durability}"),
             ("sessions", output.count(figures.sessions)),
             ("slots", f"{figures.slots_used} of {figures.slots_total}"),
@@ -57,6 +57,11 @@ def stats(
             ),
         ]
     )
+
+
+def _cost(model: "ModelInfo") -> str:
+    cost = f"{output.size(model.state_bytes)} a session"
+    return f"{cost} and {output.size(model.token_bytes)} a token" if model.token_bytes else cost
 
 
 @app.command()

@@ -46,6 +46,7 @@ class AdminService(Servicer, admin_pb2_grpc.AdminServiceServicer):
             state_bytes=info.state_bytes,
             max_prompt_tokens=self.manager.services.limits.max_prompt_tokens,
             notes=info.notes,
+            token_bytes=info.token_bytes,
         )
 
     @unary(_PATH + "GetStats", admin_pb2.GetStatsResponse)

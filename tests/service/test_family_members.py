@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.daemons import DaemonProcess
 from harness.redis_servers import RedisProcess
 from harness.streams import absorbed, forget_heartbeat, memory, prose
 from lalte.checkpoints.tiny import write_tiny_model
 from lalte.presets import tiny_lalte
+from lalte.state import nbytes
 from lalte.state.arrays import SEGMENT
 from memoryd_client import Client
 
@@ -73,6 +75,10 @@ def test_what_was_read_survives_a_kill_and_copies_are_equal(
 
     first = start_daemon("a", **settings)
     with first.client() as client:
+        model, config = client.get_model(), tiny_lalte(member.kinds)
+        assert model.state_bytes == nbytes(config, torch.bfloat16)
+        added = nbytes(config, torch.bfloat16, 8) - model.state_bytes
+        assert 8 * model.token_bytes == added
         client.create_session("s")
         seed = 0
         while read_more(client, seed) < member.length:

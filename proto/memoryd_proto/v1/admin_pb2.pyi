@@ -12,7 +12,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("model", "fingerprint", "numerics", "layers", "parameters", "vocab_size", "chunk", "state_bytes", "max_prompt_tokens", "notes")
+    __slots__ = ("model", "fingerprint", "numerics", "layers", "parameters", "vocab_size", "chunk", "state_bytes", "max_prompt_tokens", "notes", "token_bytes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     NUMERICS_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class GetModelResponse(_message.Message):
     STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_BYTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     fingerprint: str
     numerics: str
@@ -33,7 +34,8 @@ class GetModelResponse(_message.Message):
     state_bytes: int
     max_prompt_tokens: int
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., numerics: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., parameters: _Optional[int] = ..., vocab_size: _Optional[int] = ..., chunk: _Optional[int] = ..., state_bytes: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    token_bytes: int
+    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., numerics: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., parameters: _Optional[int] = ..., vocab_size: _Optional[int] = ..., chunk: _Optional[int] = ..., state_bytes: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ..., token_bytes: _Optional[int] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
     __slots__ = ()
