@@ -1,5 +1,6 @@
 """What was said in a chat is remembered once, however often and at whatever daemon it is sent."""
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -122,13 +123,16 @@ def test_a_chat_whose_caller_went_away_can_be_taken_up_again(pair: Cluster, name
 
 
 def test_a_chat_cut_off_by_a_death_goes_on_where_it_was(pair: Cluster, name: str) -> None:
-    # A text without a near tie: a token alone and one in a block are rounded apart in bf16.
-    history = prose(seed=10, words=100)
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201
+    history = prose(seed=seed, words=100)
     control = f"{name}-control"
-    for session in (name, control):
-        pair.on_a.create_session(session)
-    doomed = pair.third(checkpoint_tokens=8)
+    # In fp32: what is read token by token and what is read again in blocks differ in the last
+    # bits, and in bf16 those now and then decide a draw.
+    doomed = pair.third(checkpoint_tokens=8, dtype="float32")
+    heir = pair.third(dtype="float32")
     with doomed.client(retry=AT_ONCE) as client:
+        client.create_session(name)
         daemon_id = client.get_stats().daemon_id
         client.append(name, history)
         reply = client.chat(name, MESSAGE, request_id="r", sampling=DRAWN)
@@ -136,16 +140,18 @@ def test_a_chat_cut_off_by_a_death_goes_on_where_it_was(pair: Cluster, name: str
         doomed.kill()
         reply.close()
     forget_heartbeat(pair.redis.raw, daemon_id)
-    resumed = pair.on_b.chat(name, MESSAGE, request_id="r", sampling=DRAWN)
-    text = resumed.text()
-    assert text.startswith(heard)
-    assert resumed.completion.replayed
+    with heir.client() as client:
+        resumed = client.chat(name, MESSAGE, request_id="r", sampling=DRAWN)
+        text = resumed.text()
+        assert text.startswith(heard)
+        assert resumed.completion.replayed
 
-    pair.on_b.append(control, history)
-    whole = pair.on_b.chat(control, MESSAGE, request_id="r", sampling=DRAWN)
-    assert whole.text() == text
-    assert whole.token_ids == resumed.token_ids
-    assert memory(pair.on_b, name) == memory(pair.on_b, control)
+        client.create_session(control)
+        client.append(control, history)
+        whole = client.chat(control, MESSAGE, request_id="r", sampling=DRAWN)
+        assert whole.text() == text
+        assert whole.token_ids == resumed.token_ids
+        assert memory(client, name) == memory(client, control)
 
 
 def test_other_writers_queue_behind_a_chat(pair: Cluster, name: str) -> None:
