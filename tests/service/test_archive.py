@@ -122,6 +122,14 @@ def fill(client: Client, name: str, *, archive: bool = True) -> str:
     return reply
 
 
+def lengthen(client: Client, name: str) -> None:
+    """So much that most of it is still to be read when a reader of it first tells how far it is."""
+    for number in range(16):
+        client.append(name, f"Line {number}.")
+    for number in range(10):
+        client.append(name, prose(number, 300), role=Role.DOCUMENT)
+
+
 def given_up(world: World, client: Client, name: str) -> None:
     """The session is checkpointed and nobody's, as after a drain of its daemon."""
     absorbed(client, name)
@@ -400,8 +408,7 @@ def test_calls_are_refused_while_a_session_migrates_and_a_death_leaves_it_whole(
     world, old, new, name
 ):
     fill(old, name)
-    for number in range(20):
-        old.append(name, prose(number, 100), role=Role.DOCUMENT)
+    lengthen(old, name)
     given_up(world, old, name)
     stored, keys = world.stored(name), world.keys_of(name)
     dying = world.start(f"dying-{name}", world.new_model)
@@ -434,8 +441,7 @@ def test_calls_are_refused_while_a_session_migrates_and_a_death_leaves_it_whole(
 
 def test_a_migration_that_is_left_gives_the_session_back(world, old, new, name):
     fill(old, name)
-    for number in range(20):
-        old.append(name, prose(number, 100), role=Role.DOCUMENT)
+    lengthen(old, name)
     given_up(world, old, name)
     keys = world.keys_of(name)
     with Calls(world.new.address) as calls:
