@@ -103,6 +103,20 @@ def launches() -> Iterator[tuple[str, str]]:
     retained_update.retained_update(
         *(torch.zeros(8, 512), position, torch.zeros(8, 256), 1024, budgets, 4, 64)
     )
+    # A size of 1 is compiled in as a constant, so kernels differ where sizes are 1.
+    yield "gated_delta_rule", "every size 1"
+    row, head, one = (1, 1, 1, 1), (1, 1, 1), (1, 1)
+    learn(*gated_delta_rule.gated_delta_rule(*grads(row, row, row, head, head, row)))
+    with torch.no_grad():
+        gated_delta_rule.gated_delta_rule(*grads(row, row, row, head, head, row))
+    yield "short_conv", "every size 1, 2 taps"
+    learn(short_conv.short_conv(*grads((1, 1, 1), (1, 2), (1, 1, 1)))[0])
+    yield "sparse_attention", "every size 1"
+    q, k, v = grads((1, 1, 1, 1, 1), row, row)
+    learn(sparse_attention.sparse_attention(q, k, v, torch.ones(row, dtype=torch.bool)))
+    yield "retained_update", "every size 1"
+    position, budgets = torch.zeros(one, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+    retained_update.retained_update(torch.zeros(one), position, torch.zeros(one), 1, budgets, 1, 1)
 
 
 def compile_all(capability: int) -> list[Compiled]:
