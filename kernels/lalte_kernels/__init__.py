@@ -14,7 +14,11 @@ from lalte_kernels.rope import bounded_positions, rope
 from lalte_kernels.short_conv import short_conv
 from lalte_kernels.sparse_attention import sparse_attention
 
+# Raised by whoever changes what an op or a layer rounds: states of two revisions differ in bits.
+ROUNDING_REVISION = 2
+
 __all__ = [
+    "ROUNDING_REVISION",
     "Router",
     "bounded_positions",
     "gated_delta_rule",

@@ -15,6 +15,7 @@ from lalte.config import LTEConfig
 from lalte.sampling import SamplingParams, sample
 from lalte.state import Array as StateArray
 from lalte.state import StateError, StateSlots, copy_slot, growing_nbytes, nbytes
+from lalte_kernels import ROUNDING_REVISION
 from memoryd.engine.errors import StateRefused
 from memoryd.engine.messages import (
     Captured,
@@ -167,7 +168,10 @@ class ModelRunner:
 def numerics(options: EngineOptions) -> str:
     """What decides the bits of a state besides the model, in a short readable string."""
     instructions = torch.backends.cpu.get_cpu_capability()
-    return f"{instructions} torch-{torch.__version__} {options.dtype} threads-{_threads(options)}"
+    return (
+        f"{instructions} torch-{torch.__version__} {options.dtype} threads-{_threads(options)} "
+        f"rounding-{ROUNDING_REVISION}"
+    )
 
 
 def _threads(options: EngineOptions) -> int:

@@ -16,6 +16,7 @@ import torch
 from lalte.checkpoints.load import load_model
 from lalte.checkpoints.tiny import write_tiny_model
 from lalte.state import Array, StateSlots, nbytes
+from lalte_kernels import ROUNDING_REVISION
 from memoryd.engine.engine import Engine
 from memoryd.engine.errors import GenerationFailed, StateRefused
 from memoryd.engine.messages import EngineOptions, GenerateRequest, Sampling
@@ -311,6 +312,7 @@ async def test_the_engine_says_what_it_serves(folder: Path) -> None:
         torch.__version__,
         "float32",
         "threads-1",
+        f"rounding-{ROUNDING_REVISION}",
     ):
         assert part in info.numerics
 
