@@ -32,9 +32,9 @@ from lalte.train.tasks import IGNORED, RecallTask, TaskName
 from lalte.train.trainer import Trainer
 from lalte_kernels import Router
 
-VOCABULARY = 128
+VOCABULARY = 256
 LENGTH = 512
-PAIRS = {"mqar": 16, "needle": 8}
+PAIRS = {"mqar": 32, "needle": 16}
 LENGTHS = (LENGTH, 2 * LENGTH, 4 * LENGTH, 8 * LENGTH)
 EXAMINED = 64  # sequences of a cell at most; longer ones are fewer
 LTE_LAYERS = (1, 3)
