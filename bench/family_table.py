@@ -48,8 +48,8 @@ def setting(seeds: Sequence[int]) -> str:
         f"each (pairs a sequence: {pairs}). Window and budget of LTE are 32, the window of SWA is "
         f"64. Each figure is the share of right answers, mean and range over seeds "
         f"{', '.join(map(str, seeds))}. Rows below the members: the router read each token alone "
-        "or without what follows it (trained so); a trained laLTE whose past is evicted at each token "
-        "(G = 1) and not at each block, at random, or wholly."
+        "or without what follows it (trained so); a trained laLTE whose past is evicted at each "
+        "token (G = 1) and not at each block, at random, or wholly."
     )
 
 
