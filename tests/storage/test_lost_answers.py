@@ -47,8 +47,8 @@ async def test_every_operation_survives_a_lost_answer(proxy, lossy, store, key, 
 
     await lossy.delete(key, generation=lease.generation)
     assert await store.read(key) is None
-    # 10 operations and the index, written twice: each was answered at its third try.
-    assert scripts == 3 * 12
+    # 10 operations, the index, written twice, and the tenant's bytes: each was answered at its third.
+    assert scripts == 3 * 13
 
 
 async def test_scripts_come_back_after_the_server_forgot_them(server, store, owned, append):
