@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from lalte.config import LTEConfig
@@ -24,9 +25,9 @@ from lalte_kernels import retention_score
 CONFIG = tiny_lalte(("gdn", "lte", "lte"))
 
 
-def random_routers(seed: int = 20) -> HeadRouters:
+def random_routers(seed: int = 20, *, future: bool = True) -> HeadRouters:
     generator = torch.Generator().manual_seed(seed)
-    routers = HeadRouters(CONFIG, generator)
+    routers = HeadRouters(CONFIG, generator, future=future)
     for parameter in routers.parameters():
         parameter.data += torch.randn(parameter.shape, generator=generator) * 0.1
     routers.mean.copy_(torch.randn(routers.mean.shape, generator=generator))
@@ -46,8 +47,9 @@ def shard_of(k: torch.Tensor, v: torch.Tensor, **other: torch.Tensor) -> Shard:
     return Shard(k=k, v=v, **(none | other))
 
 
-def test_exported_routers_score_as_the_model_does():
-    routers = random_routers()
+@pytest.mark.parametrize("future", [True, False])
+def test_exported_routers_score_as_the_model_does(future: bool):
+    routers = random_routers(future=future)
     model: LaLTE = random_model(CONFIG)
     exported = routers.export(torch.float32)
     lte = [i for i, layer in enumerate(CONFIG.layers) if isinstance(layer, LTEConfig)]
@@ -63,6 +65,18 @@ def test_exported_routers_score_as_the_model_does():
         torch.testing.assert_close(
             ours.view(2, 2, -1)[number, :, 6:-6], served, rtol=1e-4, atol=1e-4
         )
+
+
+@pytest.mark.parametrize("future", [True, False])
+def test_a_router_reads_the_future_unless_told_otherwise(future: bool):
+    routers = random_routers(future=future)
+    k, v = torch.randn(2, 2, 2, 40, 16)
+    before = routers(k, v)
+    k[:, :, 20:] += 1
+    after = routers(k, v)
+    assert torch.equal(before[:, :14], after[:, :14])
+    assert torch.equal(before[:, 14:20], after[:, 14:20]) is not future
+    assert not torch.equal(before[:, 20:], after[:, 20:])
 
 
 def test_products_in_bf16_score_nearly_the_same():

@@ -49,7 +49,8 @@ class FitConfig(_Section):
     reference_tokens: length of stream for which a fact must outrank ordinary tokens.
     bank_decay: of the running mean of negatives' scores, per step. whole_value: share of a value's
     best attention that each of its tokens is given at least, so that it is kept whole.
-    checkpoint_steps: optimiser steps between checkpoints.
+    checkpoint_steps: optimiser steps between checkpoints. future: whether a router reads the tokens
+    behind the one that it scores; without them is an ablation.
     """
 
     epochs: Count
@@ -61,6 +62,7 @@ class FitConfig(_Section):
     bank_decay: Share
     whole_value: Annotated[float, Field(ge=0, le=1)]
     checkpoint_steps: Count
+    future: bool = True
 
 
 class CalibrationConfig(_Section):

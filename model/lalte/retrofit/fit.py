@@ -53,7 +53,8 @@ class Fitting:
         self._shards = shards
         self._digits = digits
         self._run = run
-        self.routers = HeadRouters(model_config, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        self.routers = HeadRouters(model_config, generator, future=config.future)
         self._sinks = max(layer.sinks for _, layer in self.routers.lte_layers)
         self._bank = ThresholdBank(
             config.bank_decay,

@@ -26,12 +26,15 @@ class HeadRouters(nn.Module):
 
     weights[n]: [heads, kernel * sizes[n], sizes[n + 1]], taps oldest first. biases[n]:
     [heads, sizes[n + 1]]. projection: [heads, d/4]; offset: [heads]. mean, std: [heads, 2d].
+    taps: of the kernel's, those that are read: without the future, all up to the token's own.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self, config: ModelConfig, generator: torch.Generator, *, future: bool = True
+    ) -> None:
         super().__init__()
         self.lte_layers = [
             (index, layer)
@@ -42,6 +45,7 @@ class HeadRouters(nn.Module):
         if len(kinds) != 1:
             raise ValueError(f"all routers must have one kernel and dilation, not {kinds}")
         self.kernel, self.dilation = kinds.pop()
+        self.taps = self.kernel if future else self.kernel // 2 + 1
         self.kv_heads = config.num_kv_heads
         self.heads = len(self.lte_layers) * self.kv_heads
         self.sizes = [2 * config.head_dim // 2**n for n in range(ROUTER_LAYERS + 1)]
@@ -78,7 +82,8 @@ class HeadRouters(nn.Module):
         for weight, bias in zip(self.weights, self.biases, strict=True):
             padded = functional.pad(x, (0, 0, reach, reach))
             x = bias[:, None].to(products).expand(-1, n, -1)
-            for tap, part in enumerate(weight.to(products).chunk(self.kernel, dim=1)):
+            parts = weight.to(products).chunk(self.kernel, dim=1)[: self.taps]
+            for tap, part in enumerate(parts):
                 x = torch.baddbmm(x, padded[:, tap * self.dilation :][:, :n], part)
             x = functional.silu(x)
         return torch.einsum("hnc,hc->hn", x.float(), self.projection) + self.offset[:, None]
@@ -91,7 +96,8 @@ class HeadRouters(nn.Module):
             rows = slice(number * self.kv_heads, (number + 1) * self.kv_heads)
             prefix = f"model.layers.{layer}.attn.router.conv_stack"
             for n in range(ROUTER_LAYERS):
-                weight, bias = self.weights[n][rows], self.biases[n][rows]
+                weight, bias = self.weights[n][rows].clone(), self.biases[n][rows]
+                weight[:, self.taps * self.sizes[n] :] = 0
                 if n == 0:
                     std = self.std[rows].repeat(1, self.kernel)
                     mean = self.mean[rows].repeat(1, self.kernel)
