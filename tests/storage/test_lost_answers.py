@@ -47,7 +47,7 @@ async def test_every_operation_survives_a_lost_answer(proxy, lossy, store, key, 
 
     await lossy.delete(key, generation=lease.generation)
     assert await store.read(key) is None
-    # 10 operations, the index, written twice, and the tenant's bytes: each was answered at its third.
+    # 10 operations, the index twice, the tenant's bytes: each was answered at its third try.
     assert scripts == 3 * 13
 
 
