@@ -74,7 +74,7 @@ def test_a_recipe_makes_an_adapter_that_merges_and_can_be_asked(
     path = Path(invoke(*train).strip().splitlines()[-1])
     first = path.read_bytes()
     facts = json.loads((result / "result.json").read_text())
-    assert facts["steps"] == 2
+    assert facts["steps"] == 3
     assert [x["tokens"] for x in facts["survival"]] == [2048, 8192, 32768, 131072]
 
     invoke(*train)

@@ -81,7 +81,7 @@ def retrofit(config: RetrofitConfig, places: Places) -> Path:
         target,
         config.fit,
         config.seed,
-        training,
+        [*training, *ordinary],
         digit_tokens(loaded.tokenizer, loaded.config.vocab_size),
         places.run,
     )
