@@ -52,4 +52,5 @@ def test_every_kernel_compiles_for_ampere_and_hopper_within_their_shared_memory(
 
 
 def launched(source, op):
-    return {(op, kernel) for kernel in re.findall(r"^ +(_\w+)\[\(?", source.read_text(), re.M)}
+    names = re.findall(r"^ +(?:\w+\.)?(\w+)\[\(?", source.read_text(), re.M)
+    return {(op, name) for name in names}
