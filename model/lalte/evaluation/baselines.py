@@ -111,7 +111,8 @@ def _hash(x: torch.Tensor) -> torch.Tensor:
 
 def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
     """Shift right without the sign."""
-    return (x >> bits) & (2 ** (64 - bits) - 1)
+    shifted: torch.Tensor = (x >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
 
 
 def _signed(number: int) -> int:
