@@ -3,7 +3,8 @@
 Below the threshold a token is dropped although there is room; above it, tokens compete. So the
 threshold matters only until a head's budget is full, and then rank decides. It is put where
 ordinary text fills the budget within a given length: short streams keep what is worth it, and
-long ones find the buffers full of the best.
+long ones find the buffers full of the best. The length should be large: junk in the buffers draws
+attention away from the facts that stand beside it.
 """
 
 from __future__ import annotations
