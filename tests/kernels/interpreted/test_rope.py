@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from agreement import agree, close
 
+from agreement import agree, close
 from lalte_kernels.rope import bounded_positions, cpu, reference, triton
 
 IMPLEMENTATIONS = [x.rope for x in (reference, cpu, triton)]

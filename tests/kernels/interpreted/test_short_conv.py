@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from agreement import agree, close
 
+from agreement import agree, close
 from lalte_kernels.short_conv import cpu, reference, triton
 
 IMPLEMENTATIONS = [x.short_conv for x in (reference, cpu, triton)]
