@@ -24,7 +24,6 @@ from torch.nn import functional
 from lalte.config import LTEConfig, ModelConfig
 from lalte.family import member
 from lalte.model import LaLTE
-from lalte.state import StateSlots
 from lalte.train.config import TrainConfig
 from lalte.train.parallel import ParallelModel, Score, recent, router_logits
 from lalte.train.ranks import Ranks
@@ -120,12 +119,6 @@ class Mixed:
 def recall(name: str, length: int) -> RecallTask:
     kind: TaskName = "mqar" if name == "mqar" else "needle"
     return RecallTask(kind, length, PAIRS[name], VOCABULARY)
-
-
-def streamed(model: LaLTE, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits of whole sequences through the model's states."""
-    slots = StateSlots.allocate(model.config, tokens.shape[0], model.dtype)
-    return model.forward(tokens, slots.view(0, tokens.shape[0]))
 
 
 def accuracy(
@@ -230,11 +223,11 @@ def compete(who: Contestant, seed: int, told: argparse.Namespace) -> None:
     if who.score is not None:
         examine(whole(score=who.score).eval().logits, who.name, seed, told.out)
         return
-    examine(partial(streamed, model), who.name, seed, told.out)
+    examine(model.logits, who.name, seed, told.out)
     if who.name == "lalte":
         each_token = LaLTE(replace(who.config, eviction_grid="token"))
         each_token.load_state_dict(model.state_dict())
-        examine(partial(streamed, each_token), "lalte, G = 1", seed, told.out)
+        examine(each_token.logits, "lalte, G = 1", seed, told.out)
         for rule in ("random eviction", "recency alone"):
             other = whole(score=other_scores(rule, seed)).eval()
             examine(other.logits, f"lalte, {rule}", seed, told.out)
