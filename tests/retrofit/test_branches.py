@@ -19,7 +19,6 @@ from lalte.retrofit.corpus import Corpus
 from lalte.retrofit.plain_text import PlainText
 from lalte.retrofit.scan import SCAN_FILE, scan
 from lalte.retrofit.student import Student
-from lalte.retrofit.whole import blocks_of
 
 BRANCH = LocalGDNConfig(window=4, rank=8)
 TOKENS = 64
@@ -83,7 +82,7 @@ def test_a_scan_finds_the_layers_whose_attention_does_not_matter(
 ):
     base = random_model(tiny_lalte(("lte",) * 4), 3, torch.bfloat16)
     for index in (1, 3):
-        blocks_of(base)[index].attn.o_proj.weight.data.zero_()
+        base.blocks()[index].attn.o_proj.weight.data.zero_()
     teacher = Student(base, {}, seed=1)
     config = ScanConfig(sequences=2, tokens=TOKENS, window=4, layers=2, candidates=3)
     sequences = [text.write(7, i, TOKENS) for i in range(2)]

@@ -22,7 +22,6 @@ from lalte.retrofit.student import Student, in_parts
 from lalte.retrofit.whole import (
     attending,
     attention_inputs,
-    blocks_of,
     full_attention,
     old_mass,
     window_attention,
@@ -104,7 +103,7 @@ class BranchFitting:
         """Put biases and sizes where a first sequence says they belong, and note the scale."""
         student, tokens = self.student, self._write(0, length)
         x: torch.Tensor = student.model.model.embeddings(tokens)
-        for index, block in enumerate(blocks_of(student.model)):
+        for index, block in enumerate(student.model.blocks()):
             inputs = attention_inputs(block, block.attn_norm(x))
             full = full_attention(attending(block), inputs)
             if index in student.branches:
@@ -162,7 +161,7 @@ def regress(
     """
     losses = {}
     x: torch.Tensor = student.model.model.embeddings(tokens)
-    for index, block in enumerate(blocks_of(student.model)):
+    for index, block in enumerate(student.model.blocks()):
         h = block.attn_norm(x)
         if index in student.branches:
             inputs, mixed = student.branch(index, h)

@@ -17,7 +17,6 @@ from lalte.retrofit.student import in_parts
 from lalte.retrofit.whole import (
     attending,
     attention_inputs,
-    blocks_of,
     full_attention,
     window_attention,
 )
@@ -78,7 +77,7 @@ class _Scanner:
     """Keeps each layer's input under the chosen cuts: a change costs the layers above it only."""
 
     def __init__(self, teacher: Student, sequences: Sequence[torch.Tensor], window: int) -> None:
-        self.blocks = blocks_of(teacher.model)
+        self.blocks = teacher.model.blocks()
         self._teacher = teacher
         self._window = window
         self._cut: list[int] = []

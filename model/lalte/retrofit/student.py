@@ -21,7 +21,6 @@ from lalte.names import branch_parameter_names
 from lalte.retrofit.whole import (
     attending,
     attention_inputs,
-    blocks_of,
     branch,
     full_attention,
     window_attention,
@@ -53,7 +52,7 @@ class Student:
             parameter.requires_grad = False
         self.branches = {
             index: block.attn
-            for index, block in enumerate(blocks_of(self.model))
+            for index, block in enumerate(self.model.blocks())
             if isinstance(block.attn, LocalGDN)
         }
         generator = torch.Generator().manual_seed(seed)
@@ -122,7 +121,7 @@ class Student:
         self, tokens: torch.Tensor, mix: Callable[[int, Block, torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
         x: torch.Tensor = self.model.model.embeddings(tokens)
-        for index, block in enumerate(blocks_of(self.model)):
+        for index, block in enumerate(self.model.blocks()):
             x = block.finish(x, mix(index, block, block.attn_norm(x)))
         return x
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from lalte.retrofit.whole import attending, attention_inputs, blocks_of
+from lalte.retrofit.whole import attending, attention_inputs
 from lalte_kernels import rope
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def teach(
     position = torch.arange(tokens.shape[0])
     asking = torch.arange(told, tokens.shape[0])
     x: torch.Tensor = model.model.embeddings(tokens)
-    for block in blocks_of(model):
+    for block in model.blocks():
         attn = attending(block)
         q, k, v = (
             y.view(y.shape[0], -1, attn.head_dim).transpose(0, 1)

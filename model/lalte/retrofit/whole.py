@@ -13,18 +13,13 @@ from torch.nn import functional
 
 from lalte.layers.attention import Attention
 from lalte.layers.local_gdn import LocalGDN
-from lalte.model import Block
 from lalte_kernels import null_attention, rope, sparse_attention
 
 if TYPE_CHECKING:
-    from lalte.model import LaLTE
+    from lalte.model import Block
 
 Inputs = tuple[torch.Tensor, ...]
 Attending = Attention[Any] | LocalGDN
-
-
-def blocks_of(model: LaLTE) -> list[Block]:
-    return [block for block in model.model.layers if isinstance(block, Block)]
 
 
 def attending(block: Block) -> Attending:
