@@ -5,21 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from lalte.retrofit.errors import RetrofitError
+from lalte.settings import Section, read_settings
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class StreamsConfig(_Section):
+class StreamsConfig(Section):
     """Streams of one kind: how many, tokens of text in each, least and most facts."""
 
     count: Count
@@ -27,7 +23,7 @@ class StreamsConfig(_Section):
     facts: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
 
-class HarvestConfig(_Section):
+class HarvestConfig(Section):
     """What the teacher reads.
 
     general_queries: positions of each text whose far attention is looked at.
@@ -40,7 +36,7 @@ class HarvestConfig(_Section):
     ordinary: StreamsConfig
 
 
-class FitConfig(_Section):
+class FitConfig(Section):
     """How routers are fitted.
 
     epochs: passes over the shards. learning_rate: AdamW's, falling linearly to a tenth.
@@ -65,7 +61,7 @@ class FitConfig(_Section):
     future: bool = True
 
 
-class CalibrationConfig(_Section):
+class CalibrationConfig(Section):
     """Where a logit is 0.
 
     saturation_tokens: length of ordinary text at which a head has just filled its budget.
@@ -74,7 +70,7 @@ class CalibrationConfig(_Section):
     saturation_tokens: Count
 
 
-class ScanConfig(_Section):
+class ScanConfig(Section):
     """How the layers that become GDN are found.
 
     sequences, tokens: of text that the layers are tried on. window: what a layer is cut to.
@@ -94,7 +90,7 @@ class ScanConfig(_Section):
         return self
 
 
-class PhaseConfig(_Section):
+class PhaseConfig(Section):
     """Steps of one sequence each, of so many tokens; a multiple of the model's chunk.
 
     learning_rate: AdamW's; it warms up for a few steps and falls linearly to a tenth.
@@ -105,7 +101,7 @@ class PhaseConfig(_Section):
     learning_rate: Positive
 
 
-class GDNConfig(_Section):
+class GDNConfig(Section):
     """What takes the chosen layers' place, and how each is fitted to the attention it replaces.
 
     layers: which, where a scan need not find them. window, rank: see `LocalGDNConfig`. teacher:
@@ -120,7 +116,7 @@ class GDNConfig(_Section):
     checkpoint_steps: Count
 
 
-class ComparisonConfig(_Section):
+class ComparisonConfig(Section):
     """Perplexity on held-out books: sequences of so many tokens each, and windows to compare."""
 
     sequences: Count
@@ -128,7 +124,7 @@ class ComparisonConfig(_Section):
     windows: tuple[Count, ...]
 
 
-class RetrofitConfig(_Section):
+class RetrofitConfig(Section):
     """A whole recipe. Where data and results live is not part of it: those paths are flags.
 
     held_out_books: ids; nothing is trained on them. seed: of streams and initial weights.
@@ -144,7 +140,7 @@ class RetrofitConfig(_Section):
     gdn: GDNConfig | None = None
     distill: PhaseConfig | None = None
     comparison: ComparisonConfig | None = None
-    budgets: dict[int, Count] = {}
+    budgets: dict[int, Count] = Field(default_factory=dict)
     harvest: HarvestConfig
     fit: FitConfig
     calibration: CalibrationConfig
@@ -160,14 +156,4 @@ class RetrofitConfig(_Section):
 
 def read_config(path: Path) -> RetrofitConfig:
     """Read a recipe's YAML file. Raises RetrofitError naming each setting that does not fit."""
-    try:
-        return RetrofitConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise RetrofitError(path, f"cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise RetrofitError(path, f"is not YAML: {error}") from error
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()
-        )
-        raise RetrofitError(path, f"does not fit: {problems}") from error
+    return read_settings(path, RetrofitConfig, RetrofitError)

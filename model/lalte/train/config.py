@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from lalte.settings import Section, read_settings
 from lalte.train.errors import TrainError
 
 Count = Annotated[int, Field(gt=0)]
@@ -16,25 +16,21 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TokensConfig(_Section):
+class TokensConfig(Section):
     """Text. files: made by `memoryd data tokenize`, relative to the run's file or absolute."""
 
     kind: Literal["tokens"] = "tokens"
     files: Annotated[tuple[Path, ...], Field(min_length=1)]
 
 
-class TaskConfig(_Section):
+class TaskConfig(Section):
     """A synthetic task instead of text; see `lalte.train.tasks`."""
 
     kind: Literal["mqar", "needle"]
     pairs: Count
 
 
-class OptimiserConfig(_Section):
+class OptimiserConfig(Section):
     """AdamW; the defaults are the paper's.
 
     last_share: what is left of the learning rate at the end of its cosine. clip: largest norm of
@@ -49,7 +45,7 @@ class OptimiserConfig(_Section):
     clip: Positive = 1.0
 
 
-class PenaltyConfig(_Section):
+class PenaltyConfig(Section):
     """The L1 penalty on retention scores; see `lalte.train.penalty`.
 
     From 1e-9 to 1e-3 the controller takes some 1,100 steps: short runs need a higher floor.
@@ -65,7 +61,7 @@ class PenaltyConfig(_Section):
     dropout: Share = 0.1
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """A whole run.
 
     model: name of a preset, or a file with a model's config.json. length: tokens of a sequence.
@@ -93,14 +89,4 @@ class TrainConfig(_Section):
 
 def read_train_config(path: Path) -> TrainConfig:
     """Read a run's YAML file. Raises TrainError naming each setting that does not fit."""
-    try:
-        return TrainConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise TrainError(path, f"cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise TrainError(path, f"is not YAML: {error}") from error
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()
-        )
-        raise TrainError(path, f"does not fit: {problems}") from error
+    return read_settings(path, TrainConfig, TrainError)
