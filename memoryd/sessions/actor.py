@@ -516,8 +516,8 @@ class SessionActor:
     async def _write_back(self, command: Stop) -> None:
         try:
             await self.log.settle()
+            await self.checkpointer.finished()
             if command.checkpoint:
-                await self.checkpointer.finished()
                 await self._checkpoint()
             if command.release:
                 await self.services.store.release(self.record.lease)

@@ -1,7 +1,7 @@
 """Writing a session's state to Redis, so that only a short journal has to be read again.
 
-The blob is staged under a key of its own and becomes the checkpoint by one short script; a daemon
-that dies in between leaves nothing but a key that expires.
+The blob is staged under a key of its own and becomes the checkpoint by one short script, or is
+freed by it; a daemon that dies in between leaves nothing but a key that expires.
 """
 
 import asyncio

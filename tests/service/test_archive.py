@@ -208,7 +208,7 @@ def test_an_archive_is_copied_pinned_expires_and_goes_with_its_session(world, ol
     assert not raw.exists(key.archive(first))
     raw.hset(key.meta, "ttl_ms", "3600000")
     old.append(name, "and more")
-    # A checkpoint that a restore overtook was never committed, and expires on its own.
+    # A checkpoint may be staged just now, and expires on its own until it is committed.
     kept = {each for each in world.keys_of(name) if ":blob:" not in each}
     assert {raw.pexpiretime(each) for each in kept} == {raw.pexpiretime(key.meta)}
     assert any(":archive:" in each for each in kept)

@@ -265,6 +265,40 @@ async def test_an_incomplete_blob_is_not_committed(server, store, key, owned, ap
     assert len(await store.read_journal(lease, 0)) == 1
 
 
+async def test_a_refused_blob_is_freed_and_a_committed_one_is_not(
+    server, store, key, owned, append, checkpoint
+):
+    lease = await owned()
+    await append(store, lease, 1, 0, 20)
+    committed = await checkpoint(lease, 8)
+    await store.commit(lease, committed)
+    server.raw.hset(key.meta, f"pin:{committed.attempt}", "1")
+    newest = await checkpoint(lease, 16)
+    await store.commit(lease, newest)
+    late, early = await checkpoint(lease, 24), await checkpoint(lease, 12)
+    with pytest.raises(JournalGap):
+        await store.commit(lease, late)
+    with pytest.raises(StaleCheckpoint):
+        await store.commit(lease, early)
+    lost = await checkpoint(lease, 20)
+    server.raw.hset(key.meta, "owner", "daemon-b")
+    # A commit sent again may meet the next owner after its first try was carried out.
+    for each in (lost, newest, committed):
+        with pytest.raises(OwnershipLost):
+            await store.commit(lease, each)
+    there = [
+        each
+        for each in (committed, newest, late, early, lost)
+        if server.raw.exists(key.blob(lease.generation, each.attempt))
+    ]
+    assert there == [committed, newest]
+    server.raw.delete(key.meta)
+    with pytest.raises(SessionNotFound):
+        await store.commit(lease, await checkpoint(lease, 20))
+    orphans = server.raw.keys(key.blob(lease.generation, "*"))
+    assert len(orphans) == 2
+
+
 async def test_a_journal_with_a_hole_is_refused(server, store, key, owned, append):
     lease = await owned()
     for op, at in enumerate(range(0, 15, 5), start=1):
