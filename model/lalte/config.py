@@ -59,7 +59,7 @@ class GDNConfig:
 
 @dataclass(frozen=True)
 class LocalGDNConfig:
-    """A Gated DeltaNet branch beside softmax attention over the last few tokens.
+    """A Gated DeltaNet branch beside softmax attention over the first and the last few tokens.
 
     Both stand on the projections of one attention layer: what a retrofit puts in its place. Heads
     and their size are the model's attention's.
@@ -70,9 +70,11 @@ class LocalGDNConfig:
     window: int  # as in SWAConfig
     rank: int  # of what the branch adds to the projections that it shares
     conv_kernel: int = 4
+    sinks: int = 0  # the first tokens of the stream, seen besides the window
 
     def __post_init__(self) -> None:
         _require_positive(self, "window", "rank", "conv_kernel")
+        _require(self.sinks >= 0, "sinks", "must not be negative")
         _require(self.conv_kernel >= 2, "conv_kernel", "must be at least 2")
 
 
@@ -192,6 +194,12 @@ class ModelConfig:
         for index, layer in enumerate(self.layers):
             if isinstance(layer, LTEConfig):
                 self._check_lte(f"layers[{index}]", layer)
+            elif isinstance(layer, LocalGDNConfig):
+                _require(
+                    layer.sinks <= self.chunk,
+                    f"layers[{index}].sinks",
+                    f"must lie in the first block, of {self.chunk} tokens; they are {layer.sinks}",
+                )
 
     def _check_lte(self, name: str, layer: LTEConfig) -> None:
         _require(

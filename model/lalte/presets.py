@@ -38,7 +38,7 @@ def tiny_lalte(
     num_kv_heads = 2
     layers: dict[str, LayerConfig] = {
         "gdn": GDNConfig(num_heads=3, head_k_dim=16, head_v_dim=16),
-        "local_gdn": LocalGDNConfig(window=5, rank=8),
+        "local_gdn": LocalGDNConfig(window=5, rank=8, sinks=2),
         "lte": LTEConfig(window=window, budgets=(budget, max(budget - 3, 0))),
         "swa": SWAConfig(window=window),
         "nsa": NSAConfig(window=10, block_size=4, num_blocks=4),

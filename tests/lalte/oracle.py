@@ -199,9 +199,18 @@ class Oracle:
         """For each query: {position of a visible token: where it is said to stand}."""
         if isinstance(layer, FullConfig):
             return [{j: j for j in range(i + 1)} for i in range(n)]
-        if not isinstance(layer, LTEConfig):
-            return [{j: j for j in range(max(0, i - layer.window + 1), i + 1)} for i in range(n)]
         c = self.config
+        if not isinstance(layer, LTEConfig):
+            sinks = getattr(layer, "sinks", 0)
+            bounded = c.positions == "bounded"
+            return [
+                {
+                    j: max(j, i - i % c.chunk - c.position_span + j) if bounded else j
+                    for j in range(min(sinks, i + 1))
+                }
+                | {j: j for j in range(max(0, i - layer.window + 1), i + 1)}
+                for i in range(n)
+            ]
         score = self.scores[index][head].tolist()
         kept, sets, stands, decided = [], [], {}, 0
 

@@ -14,7 +14,7 @@ from lalte.presets import tiny_lalte
 from lalte.retrofit.student import Student
 
 LENGTH = 48
-BRANCH = LocalGDNConfig(window=5, rank=8)
+BRANCH = LocalGDNConfig(window=5, rank=8, sinks=2)
 
 
 @pytest.fixture

@@ -2,12 +2,16 @@
 
 What a retrofit puts in place of an attention layer whose work is local. Full attention is
 
-    share * (attention to the window) + (1 - share) * (attention to all that is older),
+    share * (attention to sinks and window) + (1 - share) * (attention to what lies between),
 
-share = z / (z + z_old) with z the sum of e^score over the keys. The window's part is computed as it
+share = z / (z + z_old) with z the sum of e^score over the keys. The first part is computed as it
 was, with a learned estimate of log z_old (`null_logit`); the branch learns the rest. The branch
 reads the layer's own q, k (before RoPE) and v, each plus a low-rank term, so that only that
 term, the convolutions, gates and norm are new.
+
+Attention gives the first tokens weight whatever they say (Xiao et al., arXiv 2309.17453), which a
+recurrence would have to carry through the whole stream: a sink or two beside the window spare it
+that.
 """
 
 from __future__ import annotations
@@ -45,7 +49,9 @@ class LowRank(nn.Module):
 
 
 class LocalGDN(GatedDelta[LocalGDNState]):
-    """See the module's text. Key and value buffers are [window - 1 older tokens | block].
+    """See the module's text. Key and value buffers are [sinks | window - 1 older tokens | block].
+
+    A sink's row is filled when its block, the first, is full; until then it is seen in the block.
 
     gates_proj gives a, b (as in Gated DeltaNet) and the null logit's part that depends on x, each
     one number per query head.
@@ -61,7 +67,9 @@ class LocalGDN(GatedDelta[LocalGDNState]):
         self.head_dim = d
         self.chunk = config.chunk
         self.theta = config.rope_theta
+        self.sinks = layer.sinks
         self.past = layer.window - 1
+        self.span = config.position_span if config.positions == "bounded" else None
         hidden, width = config.hidden_size, config.num_heads * d
         self.q_proj = Linear(hidden, width, dtype, device)
         self.k_proj = Linear(hidden, self.kv_heads * d, dtype, device)
@@ -98,7 +106,8 @@ class LocalGDN(GatedDelta[LocalGDNState]):
         turned_k = rope(k, where.relative[:, None], self.theta)
         turned_q = rope(q, where.relative[:, None, None], self.theta)
         for lane, filled in enumerate(where.filled):
-            rows = slice(self.past + filled, self.past + filled + n)
+            first = self.sinks + self.past + filled
+            rows = slice(first, first + n)
             state.key[lane, :, rows] = k[lane]
             state.rotated[lane, :, rows] = turned_k[lane]
             state.value[lane, :, rows] = v[lane]
@@ -116,13 +125,25 @@ class LocalGDN(GatedDelta[LocalGDNState]):
         return out
 
     def roll(self, state: LocalGDNState, start: int, tokens: torch.Tensor) -> None:  # noqa: ARG002
-        shift_window(state.key, 0, self.past, self.chunk)
-        shift_window(state.value, 0, self.past, self.chunk)
+        for buffer in (state.key, state.value):
+            if start == 0:
+                block = self.sinks + self.past
+                buffer[:, :, : self.sinks] = buffer[:, :, block : block + self.sinks]
+            shift_window(buffer, self.sinks, self.past, self.chunk)
         self.prepare(state, start + self.chunk)
 
-    def prepare(self, state: LocalGDNState, start: int) -> None:  # noqa: ARG002
-        relative = torch.arange(-self.past, 0, device=state.key.device)
-        state.rotated[:, :, : self.past] = rope(state.key[:, :, : self.past], relative, self.theta)
+    def prepare(self, state: LocalGDNState, start: int) -> None:
+        device, older = state.key.device, self.sinks + self.past
+        window = torch.arange(-self.past, 0, device=device)
+        stand = torch.cat([self.sinks_stand(torch.tensor(start, device=device)) - start, window])
+        state.rotated[:, :, :older] = rope(state.key[:, :, :older], stand, self.theta)
+
+    def sinks_stand(self, start: torch.Tensor) -> torch.Tensor:
+        """Return where a block's queries find the sinks, int64. start: [..., 1] -> [..., sinks]."""
+        position = torch.arange(self.sinks, device=start.device)
+        return (
+            position if self.span is None else torch.maximum(position, start - self.span + position)
+        )
 
     def split_heads(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Return q [lanes, kv_heads, group, n, d], k and v [lanes, kv_heads, n, d], unturned."""
@@ -135,9 +156,15 @@ class LocalGDN(GatedDelta[LocalGDNState]):
 
     def visible(self, relative: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """Which buffer rows the queries see. relative: [lanes, n]; starts: [lanes, 1, 1, 1]."""
-        row = torch.arange(self.past + self.chunk, device=relative.device)
-        own = relative[:, None, :, None] + self.past  # each query's own row
-        return (row <= own) & (row >= own - self.past) & (row >= self.past - starts)
+        row = torch.arange(-self.past, self.chunk, device=relative.device)  # relative to the block
+        own = relative[:, None, :, None]
+        seen = (row <= own) & (row >= own - self.past) & (row >= -starts)
+        if not self.sinks:
+            return seen
+        seen |= (starts == 0) & (row >= 0) & (row < self.sinks) & (row <= own)
+        # A sink is seen in its own row from where block and window have left it behind.
+        left = torch.arange(self.sinks, device=row.device) < starts + own - self.past
+        return torch.cat([left & (starts > 0), seen], dim=-1)
 
     def _each_head(self, x: torch.Tensor) -> torch.Tensor:
         """Repeat each KV head's features for the query heads of its group."""

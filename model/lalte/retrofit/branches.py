@@ -23,8 +23,8 @@ from lalte.retrofit.whole import (
     attending,
     attention_inputs,
     full_attention,
+    local_attention,
     old_mass,
-    window_attention,
 )
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class BranchFitting:
     """A student, its optimiser, phase and step, in memory and in the run folder."""
 
     def __init__(
-        self, student: Student, write: Callable[[int, int], torch.Tensor], run: Path
+        self, student: Student, write: Callable[[PhaseKind, int, int], torch.Tensor], run: Path
     ) -> None:
-        """write: (index, length) -> a training sequence."""
+        """write: (phase, index, length) -> a training sequence; no index comes twice."""
         self.student = student
         self._write = write
         self._run = run
@@ -64,7 +64,8 @@ class BranchFitting:
     ) -> Student:
         """Go on to the end of the last phase."""
         if not self._resume():
-            self._start(phases[0][1].tokens)
+            kind, phase = phases[0]
+            self._start(self._write(kind, 0, phase.tokens))
         while self._phase < len(phases):
             kind, phase = phases[self._phase]
             while self._step < phase.steps:
@@ -83,7 +84,7 @@ class BranchFitting:
         for group in self._optimiser.param_groups:
             group["lr"] = phase.learning_rate * _rate(self._step, phase.steps)
         self._optimiser.zero_grad(set_to_none=True)
-        tokens = self._write(self._read, phase.tokens)
+        tokens = self._write(kind, self._read, phase.tokens)
         if kind == "distill":
             facts: dict[str, Any] = {"kl": round(distill(self.student, tokens), 5)}
         else:
@@ -99,21 +100,20 @@ class BranchFitting:
         return facts
 
     @torch.no_grad()
-    def _start(self, length: int) -> None:
+    def _start(self, tokens: torch.Tensor) -> None:
         """Put biases and sizes where a first sequence says they belong, and note the scale."""
-        student, tokens = self.student, self._write(0, length)
+        student = self.student
         x: torch.Tensor = student.model.model.embeddings(tokens)
         for index, block in enumerate(student.model.blocks()):
             inputs = attention_inputs(block, block.attn_norm(x))
             full = full_attention(attending(block), inputs)
             if index in student.branches:
                 mixer = student.branches[index]
-                window = mixer.past + 1
-                mixer.null_bias.copy_(old_mass(mixer, inputs, window).mean(dim=1))
+                mixer.null_bias.copy_(old_mass(mixer, inputs).mean(dim=1))
                 null = mixer.null_bias.expand(len(tokens), -1)
-                rest = full - window_attention(mixer, inputs, window, null)
+                rest = full - local_attention(mixer, inputs, null)
                 mixer.o_norm.weight.fill_(float(rest.float().square().mean().sqrt()))
-                lost = mixer.output(full - window_attention(mixer, inputs, window))
+                lost = mixer.output(full - local_attention(mixer, inputs))
                 self._scale[index] = float(lost.float().square().mean())
             x = block.finish(x, full)
 

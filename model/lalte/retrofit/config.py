@@ -12,6 +12,7 @@ from lalte.settings import Section, read_settings
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Part = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -101,16 +102,37 @@ class PhaseConfig(Section):
     learning_rate: Positive
 
 
+class DistillConfig(PhaseConfig):
+    """The last phase. memory, chat: shares of its sequences; see `lalte.retrofit.lessons`.
+
+    replies: how many requests the teacher answers for it, with reply_tokens at most.
+    """
+
+    memory: Part = 0.0
+    chat: Part = 0.0
+    replies: Annotated[int, Field(ge=0)] = 0
+    reply_tokens: Count = 80
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.memory + self.chat > 1:
+            raise ValueError("memory and chat are shares of the same sequences: at most 1 together")
+        if self.chat > 0 and self.replies == 0:
+            raise ValueError("chat needs replies")
+        return self
+
+
 class GDNConfig(Section):
     """What takes the chosen layers' place, and how each is fitted to the attention it replaces.
 
-    layers: which, where a scan need not find them. window, rank: see `LocalGDNConfig`. teacher:
-    steps on the teacher's rows, all branches at once; own: on the student's.
+    layers: which, where a scan need not find them. window, rank, sinks: see `LocalGDNConfig`.
+    teacher: steps on the teacher's rows, all branches at once; own: on the student's.
     """
 
     layers: tuple[int, ...] | None = None
     window: Count
     rank: Count
+    sinks: Annotated[int, Field(ge=0)] = 0
     teacher: PhaseConfig
     own: PhaseConfig
     checkpoint_steps: Count
@@ -138,7 +160,7 @@ class RetrofitConfig(Section):
     held_out_books: tuple[str, ...]
     scan: ScanConfig | None = None
     gdn: GDNConfig | None = None
-    distill: PhaseConfig | None = None
+    distill: DistillConfig | None = None
     comparison: ComparisonConfig | None = None
     budgets: dict[int, Count] = Field(default_factory=dict)
     harvest: HarvestConfig

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +25,9 @@ from lalte.retrofit.data import StreamShape, StreamWriter
 from lalte.retrofit.errors import RetrofitError
 from lalte.retrofit.fit import SURVIVAL_LENGTHS, Fitting
 from lalte.retrofit.harvest import HarvestPlan, harvest, read_shard
+from lalte.retrofit.lessons import Lessons
 from lalte.retrofit.plain_text import PlainText
+from lalte.retrofit.replies import write_replies
 from lalte.retrofit.scan import scan
 from lalte.retrofit.student import Student
 from lalte.retrofit.survival import survival
@@ -40,13 +41,15 @@ if TYPE_CHECKING:
     from lalte.checkpoints.load import LoadedModel
     from lalte.config import LayerConfig, ModelConfig
     from lalte.retrofit.branches import PhaseKind
-    from lalte.retrofit.config import PhaseConfig, RetrofitConfig, StreamsConfig
+    from lalte.retrofit.config import DistillConfig, PhaseConfig, RetrofitConfig, StreamsConfig
     from lalte.text import Tokenizer
 
 _log = logging.getLogger(__name__)
 
 ADAPTER_FILE = "adapter.safetensors"
 RESULT_FILE = "result.json"
+
+_LESSON_FACTS = (4, 8)  # in a stream that is distilled on
 
 _NOTE = (
     "Facts that stand out from ordinary text are retained beyond the window; most ordinary text is "
@@ -120,7 +123,7 @@ def _branches(loaded: LoadedModel, config: RetrofitConfig, places: Places) -> St
     layers = config.gdn.layers
     if layers is None:
         layers = _scan(loaded, text, config, places)
-    kind = LocalGDNConfig(config.gdn.window, config.gdn.rank)
+    kind = LocalGDNConfig(config.gdn.window, config.gdn.rank, sinks=config.gdn.sinks)
     student = Student(loaded.model, dict.fromkeys(layers, kind), config.seed)
     phases: list[tuple[PhaseKind, PhaseConfig]] = [
         ("teacher", config.gdn.teacher),
@@ -133,8 +136,37 @@ def _branches(loaded: LoadedModel, config: RetrofitConfig, places: Places) -> St
             raise RetrofitError(
                 f"{name}.tokens", f"must be a multiple of the chunk, {loaded.config.chunk}"
             )
-    fitting = BranchFitting(student, partial(text.write, config.seed), places.run)
-    return fitting.fit(phases, config.gdn.checkpoint_steps)
+    sources: dict[PhaseKind, PlainText | Lessons] = {"teacher": text, "own": text}
+    if config.distill is not None:
+        sources["distill"] = _lessons(loaded, text, config, config.distill, places)
+
+    def write(kind: PhaseKind, index: int, length: int) -> torch.Tensor:
+        return sources[kind].write(config.seed, index, length)
+
+    return BranchFitting(student, write, places.run).fit(phases, config.gdn.checkpoint_steps)
+
+
+def _lessons(
+    loaded: LoadedModel,
+    text: PlainText,
+    config: RetrofitConfig,
+    distill: DistillConfig,
+    places: Places,
+) -> Lessons:
+    return Lessons(
+        text,
+        StreamWriter(
+            read_corpus(places.data, config.held_out_books, held_out=False),
+            TRAINING_VOICES,
+            loaded.tokenizer,
+            loaded.turn_format,
+            StreamShape(distill.tokens * 2 // 3, _LESSON_FACTS),
+        ),
+        write_replies(loaded, config.seed, distill.replies, distill.reply_tokens, places.run),
+        loaded.turn_format,
+        distill.memory,
+        distill.chat,
+    )
 
 
 def _scan(

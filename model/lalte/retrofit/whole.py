@@ -16,6 +16,8 @@ from lalte.layers.local_gdn import LocalGDN
 from lalte_kernels import null_attention, rope, sparse_attention
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lalte.model import Block
 
 Inputs = tuple[torch.Tensor, ...]
@@ -53,23 +55,28 @@ def window_attention(
     window: int,
     null: torch.Tensor | None = None,
     sinks: int = 0,
+    stand: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Attention to the last `window` tokens, a query's own included.
 
     null: [n, heads], the logit of one key more whose value is zero, or None for none. sinks: so
-    many first tokens are visible besides.
+    many first tokens are visible besides. stand: a block's start -> where its queries find them;
+    None for where they are.
     """
     q, k, v = _heads(mixer, inputs)
     n, chunk, past = q.shape[1], mixer.chunk, window - 1
     position = torch.arange(n, device=q.device)
+    starts = torch.arange(0, n, chunk, device=q.device)[:, None, None, None]
+    blocks = (n // chunk, -1, -1, -1)
+    first = (k[None, :, :sinks].expand(blocks), v[None, :, :sinks].expand(blocks))
+    found = position[:sinks] if stand is None else stand(starts[:, 0])
     q, k = rope(q, position, mixer.theta), rope(k, position, mixer.theta)
     kv_heads = k.shape[0]
     q = q.reshape(kv_heads, -1, n // chunk, chunk, q.shape[-1]).permute(2, 0, 1, 3, 4)
-    first = tuple(x[None, :, :sinks].expand(n // chunk, -1, -1, -1) for x in (k, v))
-    k, v = (torch.cat([a, _buffers(x, past, chunk)], 2) for a, x in zip(first, (k, v), strict=True))
+    k = torch.cat([rope(first[0], found, mixer.theta), _buffers(k, past, chunk)], 2)
+    v = torch.cat([first[1], _buffers(v, past, chunk)], 2)
     row = torch.arange(past + chunk, device=q.device)
     own = torch.arange(chunk, device=q.device)[:, None] + past
-    starts = torch.arange(0, n, chunk, device=q.device)[:, None, None, None]
     visible = (row <= own) & (row >= own - past) & (row >= past - starts)
     # A sink is seen from where the window has left it behind.
     left = torch.arange(sinks, device=q.device) < starts + own - 2 * past
@@ -83,17 +90,27 @@ def window_attention(
     return rows
 
 
-def old_mass(mixer: Attending, inputs: Inputs, window: int) -> torch.Tensor:
-    """Return log of the sum of e^score over keys older than the window: [heads, n - window].
+def local_attention(
+    mixer: LocalGDN, inputs: Inputs, null: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What a local GDN layer's sinks and window give. null: as in `window_attention`."""
+    return window_attention(
+        mixer, inputs, mixer.past + 1, null, sinks=mixer.sinks, stand=mixer.sinks_stand
+    )
 
-    For the queries from position `window` on, which have such keys.
+
+def old_mass(mixer: LocalGDN, inputs: Inputs) -> torch.Tensor:
+    """Return log of the sum of e^score over keys between sinks and window: [heads, queries].
+
+    For the queries from position sinks + window on, which have such keys.
     """
+    window, sinks = mixer.past + 1, mixer.sinks
     q, k, _ = _heads(mixer, inputs)
     position = torch.arange(q.shape[1], device=q.device)
     q, k = rope(q, position, mixer.theta), rope(k, position, mixer.theta)
-    keys = k.repeat_interleave(q.shape[0] // k.shape[0], dim=0)[:, :-window]
-    scores = (q[:, window:] @ keys.mT).float() * q.shape[-1] ** -0.5
-    older = position[:-window] <= position[window:, None] - window
+    keys = k.repeat_interleave(q.shape[0] // k.shape[0], dim=0)[:, sinks:-window]
+    scores = (q[:, sinks + window :] @ keys.mT).float() * q.shape[-1] ** -0.5
+    older = position[sinks:-window] <= position[sinks + window :, None] - window
     mass: torch.Tensor = scores.masked_fill(~older, float("-inf")).logsumexp(dim=-1)
     return mass
 
@@ -108,7 +125,7 @@ def branch(mixer: LocalGDN, inputs: Inputs) -> torch.Tensor:
     tail = inputs[0].new_zeros(1, mixer.q_conv1d.weight.shape[-1] - 1, channels)
     recurrent = mixer.A_log.new_zeros(1, mixer.heads, mixer.k_dim, mixer.v_dim)
     mixed = mixer.mix(taken, tail, recurrent)[0][0]
-    local = window_attention(mixer, inputs, mixer.past + 1, null[0].flatten(0, 1).mT)
+    local = local_attention(mixer, inputs, null[0].flatten(0, 1).mT)
     out: torch.Tensor = local + mixed
     return out
 

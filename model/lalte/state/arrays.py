@@ -127,12 +127,12 @@ def _layer_specs(
             ("tail", dtype, (layer.conv_kernel - 1, channels)),
         ]
     elif isinstance(layer, LocalGDNConfig):
-        window = (heads, layer.window - 1, d)
+        seen = (heads, layer.sinks + layer.window - 1, d)
         shapes = [
             ("recurrent", compute, (config.num_heads, d, d)),
             ("tail", dtype, (layer.conv_kernel - 1, 3 * config.num_heads * d)),
-            ("key", dtype, window),
-            ("value", dtype, window),
+            ("key", dtype, seen),
+            ("value", dtype, seen),
         ]
     elif isinstance(layer, LTEConfig):
         # Heads one after the other, each with its own budget: nothing padded is stored.

@@ -49,9 +49,13 @@ def verify(
         _check_empty(tensors)
     for index, layer in enumerate(config.layers):
         prefix = layer_prefix(index, layer)
-        if isinstance(layer, SWAConfig | LocalGDNConfig):
+        if isinstance(layer, SWAConfig):
             _check_unused(tensors, prefix + "key", layer.window - 1 - offset)
             _check_unused(tensors, prefix + "value", layer.window - 1 - offset)
+        elif isinstance(layer, LocalGDNConfig):
+            unused = layer.window - 1 - offset
+            _check_unused(tensors, prefix + "key", unused, first=layer.sinks)
+            _check_unused(tensors, prefix + "value", unused, first=layer.sinks)
         elif isinstance(layer, LTEConfig):
             _check_lte(config, layer, tensors, prefix, offset)
     if config.token_window:
@@ -67,10 +71,10 @@ def _check_empty(tensors: Tensors) -> None:
             raise StateError(name, "is not empty, but the offset is 0")
 
 
-def _check_unused(tensors: Tensors, name: str, rows: int, dim: int = 1) -> None:
-    """Rows before the stream's start hold nothing."""
+def _check_unused(tensors: Tensors, name: str, rows: int, dim: int = 1, first: int = 0) -> None:
+    """Rows before the stream's start, from row `first` on, hold nothing."""
     tensor = tensors[name]
-    unused = tensor.narrow(dim, 0, min(max(rows, 0), tensor.shape[dim]))
+    unused = tensor.narrow(dim, first, min(max(rows, 0), tensor.shape[dim] - first))
     if bool((unused != 0).any()):
         raise StateError(name, "holds values at positions before the start of the stream")
 

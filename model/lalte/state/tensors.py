@@ -33,7 +33,11 @@ class GDNState(NamedTuple):
 
 
 class LocalGDNState(NamedTuple):
-    """A Gated DeltaNet branch and a window: the tensors of GDNState and of SWAState."""
+    """A Gated DeltaNet branch, sinks and a window.
+
+    recurrent, tail: as in GDNState. key, rotated, value: [slots, kv_heads, s + w - 1 + C,
+    head_dim], the stream's first s tokens, those before the block, and the block.
+    """
 
     recurrent: torch.Tensor
     tail: torch.Tensor
@@ -130,8 +134,8 @@ def allocate_layer(
     if isinstance(layer, LocalGDNConfig):
         recurrent = zeros(config.num_heads, d, d, kind=compute)
         tail = zeros(layer.conv_kernel - 1, 3 * config.num_heads * d)
-        window = (zeros(heads, layer.window - 1 + chunk, d) for _ in range(3))
-        return LocalGDNState(recurrent, tail, *window)
+        rows = layer.sinks + layer.window - 1 + chunk
+        return LocalGDNState(recurrent, tail, *(zeros(heads, rows, d) for _ in range(3)))
     if isinstance(layer, LTEConfig):
         kept = budget_rows(layer)
         past = kept + layer.window
