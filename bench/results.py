@@ -1,7 +1,9 @@
 """Measures what the default model remembers: the cells of docs/results/plan.yaml, then the page.
 
 Cells are appended to docs/results/memory.jsonl as they are done; those that are there are not
-measured again. However a run ends, docs/results/memory.md is written from what there is.
+measured again. However a run ends, docs/results/memory.md is written from what there is. Two runs
+may share the work where they measure different memories, one core each: `--memory own --threads 1`,
+and `--memory full --memory window ..`.
 """
 
 import argparse
@@ -64,7 +66,14 @@ def cells_of(group: Group, seed: int, state_bytes: int) -> Iterator[Wanted]:
             )
 
 
-def run(plan: Plan, evaluations: dict[str, Evaluation], log: ResultsLog, only: list[str]) -> None:
+def run(
+    plan: Plan,
+    evaluations: dict[str, Evaluation],
+    log: ResultsLog,
+    only: list[str],
+    memories: list[str],
+) -> None:
+    """only, memories: tasks and memories to measure; all of them where none is named."""
     state_bytes = evaluations[DEFAULT].state_bytes
     for group in plan.groups:
         if only and group.task not in only:
@@ -73,6 +82,8 @@ def run(plan: Plan, evaluations: dict[str, Evaluation], log: ResultsLog, only: l
             print(f"left out: {group.task} of {group.model}; give --model {group.model}=FOLDER")
             continue
         for wanted in cells_of(group, plan.seed, state_bytes):
+            if memories and wanted.memory not in memories:
+                continue
             cell = measure(evaluations[group.model], wanted, log)
             print(
                 f"{wanted.task} {wanted.length} {cell['memory']}: {cell['right']}/{cell['asked']}, "
@@ -95,6 +106,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=LOG)
     parser.add_argument("--model", type=parse_model, action="append", default=[])
     parser.add_argument("--only", action="append", default=[], help="a task; may be repeated")
+    parser.add_argument("--memory", action="append", default=[], help="one; may be repeated")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=8)
     arguments = parser.parse_args()
@@ -116,9 +128,9 @@ def main() -> None:
             with ExitStack() as stack:
                 for evaluation in evaluations.values():
                     stack.enter_context(evaluation)
-                run(plan, evaluations, log, arguments.only)
+                run(plan, evaluations, log, arguments.only, arguments.memory)
     finally:
-        print(f"written: {write_page(log.cells, arguments.log)}")
+        print(f"written: {write_page(ResultsLog(arguments.log).cells, arguments.log)}")
 
 
 if __name__ == "__main__":
