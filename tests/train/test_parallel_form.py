@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lalte.config import ModelConfig
-from lalte.family import member
+from lalte.family import MEMBERS, member
 from lalte.init import random_model
 from lalte.presets import tiny_lalte
 from lalte.train.parallel import ParallelModel, excess, router_logits, straight_through
@@ -36,6 +36,20 @@ def test_whole_sequences_give_the_logits_of_streaming(config: ModelConfig):
     tokens = tokens_of(2)
     whole = ParallelModel(model).eval().logits(tokens)
     torch.testing.assert_close(whole, model.logits(tokens), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_every_member_can_be_trained_with_products_in_half_precision(name: str):
+    config = member(name, "tiny")
+    model = ParallelModel(random_model(config, seed=1)).train()
+    tokens = tokens_of(2)
+    strength = torch.zeros(sum(layer.kind == "lte" for layer in config.layers), 4)
+    full = model(tokens, tokens, strength).total
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(tokens, tokens, strength).total
+    half.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    torch.testing.assert_close(half, full, rtol=0.05, atol=0)
 
 
 def test_router_logits_are_those_of_the_kernel_over_batches():

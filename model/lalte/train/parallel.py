@@ -163,9 +163,18 @@ def _mix_nsa(mixer: NativeSparseAttention, inputs: tuple[torch.Tensor, ...]) -> 
     position = torch.arange(n, device=inputs[0].device).expand(batch, n)
     q, k, v, gates = mixer.split(inputs, position)
     size = mixer.sparsity.block_size
-    mixed = nsa(
-        q, k, v, pool_blocks(k, size), pool_blocks(v, size), gates, position[:, 0], mixer.sparsity
-    )
+    # Blocks are chosen by their scores, which lower precision would tie.
+    with torch.autocast(q.device.type, enabled=False):
+        mixed = nsa(
+            q,
+            k,
+            v,
+            pool_blocks(k, size),
+            pool_blocks(v, size),
+            gates,
+            position[:, 0],
+            mixer.sparsity,
+        )
     return mixed.permute(0, 3, 1, 2, 4).reshape(batch, n, -1)
 
 
