@@ -23,6 +23,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from lalte_kernels.gated_delta_rule import triton as gated_delta_rule
+from lalte_kernels.null_attention import triton as null_attention
 from lalte_kernels.retained_update import triton as retained_update
 from lalte_kernels.rope import triton as rope
 from lalte_kernels.short_conv import triton as short_conv
@@ -36,7 +37,7 @@ SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
 
 @dataclass(frozen=True)
 class Compiled:
-    """One kernel, as compiled for one launch."""
+    """One kernel, as compiled for one launch. op: whose folder it is in; others may use it too."""
 
     target: str
     op: str
@@ -94,6 +95,10 @@ def launches() -> Iterator[tuple[str, str]]:
             q, k, v = grads((1, 2, group, n, d), rows, rows, dtype=dtype)
             visible = torch.ones(1, 2, n, 64, dtype=torch.bool)
             learn(sparse_attention.sparse_attention(q, k, v, visible))
+            yield "null_attention", f"{name}, head {d}, group {group}, queries {n}"
+            (logit,) = grads((1, 2, group, n))
+            visible = torch.ones(1, 2, n, 320, dtype=torch.bool)
+            learn(null_attention.null_attention(q, k, v, visible, logit))
         yield "rope", f"{name}, head 64"
         (x,) = grads((1, 8, 64, 64), dtype=dtype)
         rope.rope(x, torch.zeros(64, dtype=torch.int64), 1e4)
@@ -139,7 +144,7 @@ def compile_all(capability: int) -> list[Compiled]:
                 target=f"sm_{capability}",
                 op=op,
                 shape=shape,
-                kernel=kernel.__name__,
+                kernel=f"{kernel.__module__.split('.')[1]}.{kernel.__name__}",
                 registers=registers,
                 spilled_bytes=spilled,
                 shared_bytes=built.metadata.shared,
@@ -179,14 +184,14 @@ def main() -> None:
     parser.add_argument("--targets", type=int, nargs="+", default=[80, 90], metavar="CAPABILITY")
     parser.add_argument("--print-only", action="store_true", help="write no file of results")
     arguments = parser.parse_args()
-    print("target op                registers spilled shared warps kernel           shape")
+    print(f"target {'op':19} registers spilled shared warps {'kernel':34} shape")
     everything = []
     for capability in arguments.targets:
         for one in compile_all(capability):
             everything.append(one)
             print(
-                f"{one.target:6} {one.op:17} {one.registers:9} {one.spilled_bytes:7} "
-                f"{one.shared_bytes:6} {one.warps:5} {one.kernel:16} {one.shape}"
+                f"{one.target:6} {one.op:19} {one.registers:9} {one.spilled_bytes:7} "
+                f"{one.shared_bytes:6} {one.warps:5} {one.kernel:34} {one.shape}"
             )
             if one.shared_bytes > SHARED_BYTES[capability]:
                 raise SystemExit(f"{one.kernel} needs more shared memory than {one.target} has")

@@ -4,11 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "kernels" / "lalte_kernels"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux alone")
 
@@ -41,16 +43,18 @@ def test_kernels_compute_what_the_references_define():
 @pytest.mark.timeout(900)
 def test_every_kernel_compiles_for_ampere_and_hopper_within_their_shared_memory(tmp_path):
     out = run(["bench/compile_kernels.py", "--print-only"], TRITON_CACHE_DIR=str(tmp_path))
-    compiled = {tuple(line.split()[i] for i in (0, 1, 6)) for line in out.splitlines()[1:]}
-    expected = set()
-    for source in (ROOT / "kernels" / "lalte_kernels").glob("*/triton*/**/*.py"):
-        expected |= launched(source, source.parents[1].name)
-    for source in (ROOT / "kernels" / "lalte_kernels").glob("*/triton.py"):
-        expected |= launched(source, source.parent.name)
-    assert len(expected) >= 15
-    assert compiled == {(gpu, *kernel) for gpu in ("sm_80", "sm_90") for kernel in expected}
+    rows = [line.split() for line in out.splitlines()[1:]]
+    sources = list(FOLDER.glob("*/triton.py")) + list(FOLDER.glob("*/triton/*.py"))
+    kernels = set().union(*(launched(source) for source in sources))
+    assert len(kernels) >= 15
+    assert {(row[0], row[6]) for row in rows} == set(product(("sm_80", "sm_90"), kernels))
+    assert {row[1] for row in rows} == {op_of(source) for source in sources}
 
 
-def launched(source, op):
+def launched(source):
     names = re.findall(r"^ +(?:\w+\.)?(\w+)\[\(?", source.read_text(), re.M)
-    return {(op, name) for name in names}
+    return {f"{op_of(source)}.{name}" for name in names}
+
+
+def op_of(source):
+    return source.relative_to(FOLDER).parts[0]

@@ -14,6 +14,7 @@ OP = Op(
     "null_attention",
     reference=reference.null_attention,
     cpu=cpu.null_attention,
+    gpu=("triton",),
     portable=True,
 )
 

@@ -1,0 +1,33 @@
+"""Attention that may look at nothing, as sparse attention that has met one key already."""
+
+from __future__ import annotations
+
+import torch
+
+from lalte_kernels.sparse_attention.triton import refused_queries
+from lalte_kernels.sparse_attention.triton.masked import Mask, attend
+
+
+def refusal(
+    q: torch.Tensor,
+    k: torch.Tensor,  # noqa: ARG001 - one signature with the op
+    v: torch.Tensor,  # noqa: ARG001
+    visible: torch.Tensor,  # noqa: ARG001
+    null_logit: torch.Tensor,  # noqa: ARG001
+) -> str | None:
+    """Why these arguments must go elsewhere, or None."""
+    return refused_queries(q)
+
+
+def null_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    visible: torch.Tensor,
+    null_logit: torch.Tensor,
+) -> torch.Tensor:
+    batch, heads, group, n, d = q.shape
+    rows = q.reshape(batch, heads, group * n, d)
+    mask = Mask.of(visible, None, (batch, heads, n, k.shape[2]))
+    nulls = null_logit.reshape(batch, heads, group * n)
+    return attend(rows, k, v, mask, nulls).view(q.shape)
