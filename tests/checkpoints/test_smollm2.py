@@ -20,7 +20,7 @@ from lalte.model import LaLTE
 from lalte.names import llama_name_map
 from lalte.state import StateSlots, nbytes
 from lalte.text import Role, StreamEncoder
-from lalte.text.tokenizer import byte_alphabet
+from lalte.text.byte_level import byte_alphabet
 
 pytestmark = pytest.mark.weights
 

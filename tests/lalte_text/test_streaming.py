@@ -113,12 +113,12 @@ def test_invalid_utf8_names_its_offset(
 
 
 class _Glued:
-    """A pre-tokenizer that never starts a piece at a blank."""
+    """A tokenizer of which no piece starts at a blank."""
 
-    def pieces(self, text: str) -> list[str]:
-        return [text]
+    def starts_a_piece(self, blank: str) -> bool:
+        return False
 
 
-def test_a_pre_tokenizer_without_boundaries_is_refused():
-    with pytest.raises(TokenizerError, match="no blank"):
+def test_a_tokenizer_without_boundaries_is_refused():
+    with pytest.raises(TokenizerError, match="every kind of blank"):
         StreamEncoder(_Glued())  # type: ignore[arg-type]

@@ -92,8 +92,9 @@ def _spec(**changes: object) -> str:
         ("{", "not JSON"),
         ("{}", "no `model`"),
         (_spec(model={"type": "Unigram", "vocab": []}), "Unigram"),
-        (_spec(pre_tokenizer=None), "not byte-level"),
-        (_spec(pre_tokenizer={"type": "Metaspace"}), "not byte-level"),
+        (_spec(pre_tokenizer=None), "neither byte-level"),
+        (_spec(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True}), "adds a space"),
+        (_spec(pre_tokenizer={"type": "Metaspace"}), "no byte fallback"),
         (_spec(), r"U\+FFFD"),
         (_spec(model={"type": "BPE", "vocab": {"a": 0, "▁b": 1}, "merges": []}), "alphabet"),
         (_spec(normalizer={"type": "Nonsense"}), "was refused"),
@@ -104,8 +105,8 @@ def test_a_tokenizer_that_cannot_be_served_is_refused(text: str, message: str):
         Tokenizer.from_json(text)
 
 
-def test_a_tokenizer_whose_merges_forge_specials_is_refused(tokenizer: Tokenizer):
-    spec = json.loads(tokenizer._marked.to_str())
+def test_a_tokenizer_whose_merges_forge_specials_is_refused(gappy_tokenizer: Tokenizer):
+    spec = json.loads(gappy_tokenizer._marked.to_str())
     forged = spec["model"]["vocab"]["abc"]
     spec["added_tokens"].append(spec["added_tokens"][0] | {"id": forged, "content": "abc"})
     with pytest.raises(TokenizerError, match="forge"):

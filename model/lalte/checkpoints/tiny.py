@@ -16,7 +16,7 @@ from lalte.checkpoints.manifest import Manifest, Provenance
 from lalte.init import random_model
 from lalte.presets import tiny_lalte
 from lalte.text import Tokenizer, derive_turn_format
-from lalte.text.tokenizer import byte_alphabet
+from lalte.text.byte_level import byte_alphabet
 
 if TYPE_CHECKING:
     from pathlib import Path
