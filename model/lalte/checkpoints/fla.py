@@ -130,7 +130,7 @@ def convert_fla(
     """Convert the folder `source`, its tokenizer included, into the model folder `dest`.
 
     origin, license_id: what the manifest says. Raises CheckpointError, or TextError for a tokenizer
-    that is not byte-level.
+    that cannot be served.
     """
     checkpoint = read_fla(source, serving)
     text = read_text_files(source)

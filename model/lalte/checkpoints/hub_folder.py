@@ -10,6 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from lalte.checkpoints.errors import CheckpointError
+from lalte.checkpoints.sentencepiece import read_sentencepiece
+from lalte.text.spec import steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +22,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
+SENTENCEPIECE = "tokenizer.model"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
@@ -27,7 +30,8 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 class TextFiles:
     """The tokenizer's files.
 
-    tokenizer_json: the text of tokenizer.json. chat_template: None where there is none.
+    tokenizer_json: the text of tokenizer.json, or of one made from tokenizer.model.
+    chat_template: None where there is none.
     bos, eos: texts of those tokens, "" for none. add_bos: whether every stream starts with bos.
     stop_ids: the ids that the folder names as ends of text.
     """
@@ -91,19 +95,42 @@ def weight_shapes(paths: list[Path]) -> dict[str, tuple[int, ...]]:
 
 
 def read_text_files(folder: Path) -> TextFiles:
-    """Read the tokenizer and what is said about it. Raises CheckpointError."""
-    tokenizer = folder / TOKENIZER
-    if not tokenizer.is_file():
-        raise CheckpointError(tokenizer, "is missing; save the model's fast tokenizer there")
-    settings = read_json(folder / TOKENIZER_CONFIG)
+    """Read the tokenizer, tokenizer.json or else SentencePiece's, and what is said about it.
+
+    Raises CheckpointError.
+    """
+    tokenizer, sentencepiece = folder / TOKENIZER, folder / SENTENCEPIECE
+    settings_path = folder / TOKENIZER_CONFIG
+    if tokenizer.is_file():
+        text, bos, eos = tokenizer.read_text(encoding="utf-8"), "", ""
+        spec, settings = read_json(tokenizer), read_json(settings_path)
+    elif sentencepiece.is_file():
+        read = read_sentencepiece(sentencepiece)
+        text, bos, eos = read.tokenizer_json, read.bos, read.eos
+        spec = json.loads(text)
+        settings = read_json(settings_path) if settings_path.is_file() else {}
+    else:
+        raise CheckpointError(
+            tokenizer, f"is missing, and so is {SENTENCEPIECE}; save the model's tokenizer there"
+        )
+    bos = _token_text(settings.get("bos_token")) or bos
     return TextFiles(
-        tokenizer_json=tokenizer.read_text(encoding="utf-8"),
+        tokenizer_json=text,
         chat_template=_chat_template(folder, settings),
-        bos=_token_text(settings.get("bos_token")),
-        eos=_token_text(settings.get("eos_token")),
-        add_bos=bool(settings.get("add_bos_token", False)),
+        bos=bos,
+        eos=_token_text(settings.get("eos_token")) or eos,
+        add_bos=bool(bos) and _adds_bos(settings, spec, bos),
         stop_ids=_stop_ids(folder),
     )
+
+
+def _adds_bos(settings: dict[str, Any], spec: dict[str, Any], bos: str) -> bool:
+    """Whether every stream starts with `bos`; many folders leave it to the post-processor."""
+    said = settings.get("add_bos_token")
+    if said is not None:
+        return bool(said)
+    templates = [s["single"] for s in steps(spec.get("post_processor")) if "single" in s]
+    return any(t and t[0].get("SpecialToken", {}).get("id") == bos for t in templates)
 
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
