@@ -308,8 +308,7 @@ class SessionActor:
         self.services.metrics.absorbed(self.record.key.tenant, offset - self.absorbed)
         self.absorbed = offset
         self._absorbed_event.set()
-        if self.live and self.checkpointer.due(offset):
-            self.spawn(self._checkpoint())
+        self._checkpoint_if_due()
 
     def on_failed(self, reason: str) -> None:
         logger.error("session_failed", session=str(self.record.key), reason=reason)
@@ -502,6 +501,10 @@ class SessionActor:
         tokens, text = self.services.framer.close(log.text)
         return Change(tokens, text, log.writers, log.chats, (Closed(),))
 
+    def _checkpoint_if_due(self) -> None:
+        if self.live and self.checkpointer.due(self.absorbed):
+            self.spawn(self._checkpoint())
+
     async def _checkpoint(self) -> None:
         try:
             committed = await self.checkpointer.write()
@@ -512,6 +515,7 @@ class SessionActor:
         else:
             if committed is not None:
                 self.log.forget_before(committed.offset)
+                self._checkpoint_if_due()  # for what was absorbed meanwhile
 
     async def _write_back(self, command: Stop) -> None:
         try:

@@ -80,7 +80,7 @@ class World:
             self.daemons.append(Daemon(folder / f"d{number}", start))
 
     def _start_redis(self) -> RedisProcess:
-        return RedisProcess(self._folder / "redis", self._binary)
+        return RedisProcess(self._folder / "redis", self._binary, appendfsync="always")
 
     @property
     def addresses(self) -> list[str]:

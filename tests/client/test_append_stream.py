@@ -297,12 +297,12 @@ def test_what_the_source_raises_reaches_the_caller_and_ends_the_call(server, con
 
     def source():
         yield "fine"
-        started.wait(10)
+        started.wait(60)
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
         connect(server.target).append_stream("s", source())
-    assert ended.wait(10)
+    assert ended.wait(60)
 
 
 def test_the_same_writer_id_and_source_append_nothing_new(server, connect):

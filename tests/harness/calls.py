@@ -21,7 +21,7 @@ from memoryd_proto.v1 import (
 )
 
 CHUNK = 8  # of the tiny model
-CALL_SECONDS = 30.0
+CALL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,11 @@ def refusal(call: Callable[[], Any]) -> Refusal:
     """How a call that must fail fails."""
     with pytest.raises(grpc.RpcError) as caught:
         call()
-    error: Any = caught.value
+    return told_by(caught.value)
+
+
+def told_by(error: Any) -> Refusal:
+    """What the error of a call says."""
     reason, facts, retry_after = "", {}, None
     for name, value in error.trailing_metadata() or ():
         if name == "grpc-status-details-bin":

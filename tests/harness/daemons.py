@@ -9,7 +9,7 @@ from pathlib import Path
 import redis
 
 from harness.processes import ChildProcess
-from harness.redis_servers import RedisProcess
+from harness.redis_servers import RedisProcess, raw_client
 from memoryd_client import Client
 
 
@@ -50,7 +50,7 @@ class DaemonProcess(ChildProcess):
         for ready in self.events("embedded.ready"):
             with (
                 suppress(redis.ConnectionError),
-                redis.Redis(unix_socket_path=ready["socket"]) as server,
+                raw_client(unix_socket_path=ready["socket"]) as server,
             ):
                 server.shutdown(nosave=True)
 

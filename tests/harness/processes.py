@@ -30,7 +30,8 @@ class ChildProcess:
     def events(self, name: str) -> list[dict[str, Any]]:
         """Log lines with this event, oldest first."""
         found = []
-        for line in self.log_path.read_text(errors="replace").splitlines():
+        # What stands behind the last end of a line is being written.
+        for line in self.log_path.read_text(errors="replace").split("\n")[:-1]:
             if line.startswith("{"):
                 entry = json.loads(line)
                 if entry.get("event") == name:
@@ -53,10 +54,16 @@ class ChildProcess:
     def pause(self) -> None:
         """Returns when the kernel has stopped every thread."""
         self.signal(signal.SIGSTOP)
-        stat = Path(f"/proc/{self.process.pid}/stat")
-        wait_until(
-            lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the process stops"
-        )
+        threads = Path(f"/proc/{self.process.pid}/task")
+
+        def stopped() -> bool:
+            try:
+                stats = [(thread / "stat").read_text() for thread in threads.iterdir()]
+            except OSError:  # one ended before it could be stopped
+                return False
+            return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+        wait_until(stopped, "the process stops")
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)

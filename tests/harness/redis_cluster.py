@@ -1,5 +1,6 @@
 """A Redis or Valkey Cluster of three primaries and three replicas on loopback."""
 
+import random
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -8,22 +9,27 @@ import redis
 
 from harness.certificates import Authority
 from harness.processes import ChildProcess, wait_until
+from harness.redis_servers import raw_client
 
 SHARDS = 3
 SLOTS = 16384
 NODE_TIMEOUT_MS = 1000
+PORTS = range(10_000, 32_000)
+"""Below those that the system gives to whoever asks for any: it would give one away that belongs to
+a server which is down for a moment, or not up yet."""
 ERRORS = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError)
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; held until all are found, so that they differ."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    """Ports that nobody listens on."""
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            break
+    return found
 
 
 class ClusterNode(ChildProcess):
@@ -46,14 +52,16 @@ class ClusterNode(ChildProcess):
             "dir": str(folder),
             "save": "",
             "appendonly": "yes",
-            "appendfsync": "always",
+            # A killed process loses nothing that it has written; a disk that hangs for a second
+            # would be taken for a dead node.
+            "appendfsync": "no",
             **settings,
         }
         command = [binary]
         for name, value in options.items():
             command += [f"--{name.replace('_', '-')}", value]
         super().__init__(command, {}, folder / "server.log")
-        self.raw = redis.Redis(port=port, protocol=2, socket_timeout=2.0)
+        self.raw = raw_client(port=port, socket_timeout=2.0)
 
     @property
     def client_port(self) -> int:

@@ -2,11 +2,21 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from harness.processes import ChildProcess, wait_until
 from memoryd.storage.binaries import find_binary
+
+
+def raw_client(**where: Any) -> redis.Redis:
+    """A client without rules of ours, and without redis-py's retries: those would have every look
+    at a server that is away take seconds.
+    """
+    return redis.Redis(protocol=2, retry=Retry(NoBackoff(), 0), **where)
 
 
 def server_binaries() -> dict[str, str]:
@@ -29,7 +39,8 @@ class RedisProcess(ChildProcess):
             "dir": str(folder),
             "save": "",
             "appendonly": "yes",
-            "appendfsync": "always",
+            # A killed process loses nothing that it has written, and a test has no slow disk in it.
+            "appendfsync": "no",
             **settings,
         }
         command = [binary]
@@ -37,7 +48,7 @@ class RedisProcess(ChildProcess):
             command += [f"--{name}", value]
         super().__init__(command, {}, folder / "server.log")
         self.url = f"unix://{self._socket}"
-        self.raw = redis.Redis(unix_socket_path=str(self._socket), protocol=2)
+        self.raw = raw_client(unix_socket_path=str(self._socket))
         wait_until(self._answers, "the server answers")
 
     def _answers(self) -> bool:

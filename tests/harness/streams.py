@@ -12,6 +12,8 @@ from memoryd_client import Client, Retry, Sampling, Session
 
 CHUNK = 8  # of the tiny model
 GREEDY = Sampling(max_tokens=24)
+ENDLESS = 1_000_000
+"""Tokens of a reply that its test leaves."""
 AT_ONCE = Retry(give_up_after=0)
 """The first answer is the one to look at."""
 
@@ -37,6 +39,22 @@ def absorbed(client: Client, name: str) -> Session:
         return found[0].absorbed_tokens == found[0].acked_tokens // CHUNK * CHUNK
 
     wait_until(read, f"session {name!r} is absorbed")
+    return found[0]
+
+
+def checkpointed(client: Client, name: str, every: int) -> Session:
+    """The session once all is absorbed, and no checkpoint is being written or due.
+
+    every: the daemon's checkpoint_tokens.
+    """
+    absorbed(client, name)
+    found: list[Session] = []
+
+    def at_rest() -> bool:
+        found[:] = [client.get_session(name)]
+        return found[0].absorbed_tokens - found[0].checkpoint_tokens < every
+
+    wait_until(at_rest, f"session {name!r} is checkpointed")
     return found[0]
 
 

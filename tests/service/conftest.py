@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from harness.daemons import Cluster, DaemonProcess
+from harness.processes import wait_until
 from harness.redis_servers import RedisProcess, server_binaries
+from harness.streams import ENDLESS
 from lalte.checkpoints.tiny import write_tiny_model
+from memoryd.storage.keys import heartbeat_key
 from memoryd_client import Client
 
 BINARIES = server_binaries()
+PAIR_CHECKPOINT_TOKENS = 256
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +40,9 @@ def short_folder() -> Iterator[Path]:
 def daemon(tiny_model: Path) -> Iterator[DaemonProcess]:
     """One daemon on its embedded server, for tests that keep to sessions of their own."""
     folder = Path(tempfile.mkdtemp(prefix="mds"))
-    running = DaemonProcess(folder, model=tiny_model, checkpoint_tokens=64)
+    running = DaemonProcess(
+        folder, model=tiny_model, checkpoint_tokens=64, max_reply_tokens=ENDLESS
+    )
     yield running
     running.terminate()
     shutil.rmtree(folder, ignore_errors=True)
@@ -56,7 +62,8 @@ def _pair(tiny_model: Path) -> Iterator[Cluster]:
     def start(name: str, **settings: object) -> DaemonProcess:
         given: dict[str, object] = {
             "model": tiny_model,
-            "checkpoint_tokens": 256,
+            "checkpoint_tokens": PAIR_CHECKPOINT_TOKENS,
+            "max_reply_tokens": ENDLESS,
             "redis_url": redis.url,
             **settings,
         }
@@ -72,7 +79,7 @@ def _pair(tiny_model: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def pair(_pair: Cluster) -> Iterator[Cluster]:
-    """Two daemons on one server, awake again after the test; `third` starts one more."""
+    """Two daemons on one server, awake and alive again after the test; `third` starts one more."""
     started: list[DaemonProcess] = []
 
     def third(**settings: object) -> DaemonProcess:
@@ -84,6 +91,9 @@ def pair(_pair: Cluster) -> Iterator[Cluster]:
         daemon.resume()
     for daemon in started:
         daemon.kill()
+    for client in (_pair.on_a, _pair.on_b):
+        heartbeat = heartbeat_key(client.get_stats().daemon_id)
+        wait_until(lambda key=heartbeat: _pair.redis.raw.exists(key), "its heartbeat is back")
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_each_call_needs_its_scope(guarded, operator):
 
                         def call(path=path, kind=kind, sent=sent, key=keys[scope]):
                             made = getattr(channel, kind)(path)(
-                                sent, timeout=30, metadata=(("authorization", f"Bearer {key}"),)
+                                sent, timeout=60, metadata=(("authorization", f"Bearer {key}"),)
                             )
                             return made if isinstance(made, bytes) else list(made)
 
@@ -219,5 +219,8 @@ def test_no_secret_reaches_the_log_or_the_disk(guarded, operator, name):
     secrets = [made.secret.rpartition("_")[2].encode(), OPERATOR.encode()]
     for file in guarded.folder.rglob("*"):
         if file.is_file():
-            content = file.read_bytes()
+            try:
+                content = file.read_bytes()
+            except FileNotFoundError:  # the server renames what it has written
+                continue
             assert not any(secret in content for secret in secrets), file

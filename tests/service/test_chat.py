@@ -7,7 +7,15 @@ import pytest
 
 from harness.calls import Calls
 from harness.daemons import Cluster
-from harness.streams import AT_ONCE, GREEDY, absorbed, forget_heartbeat, memory, prose
+from harness.streams import (
+    AT_ONCE,
+    ENDLESS,
+    GREEDY,
+    absorbed,
+    forget_heartbeat,
+    memory,
+    prose,
+)
 from memoryd.storage.keys import SessionKey
 from memoryd_client import FinishReason, RequestReused, Sampling
 from memoryd_proto.v1 import memory_pb2, types_pb2
@@ -69,7 +77,7 @@ def test_a_retry_replays_the_reply_and_appends_nothing(pair: Cluster, name: str)
 def test_a_cancelled_chat_keeps_what_was_sent_and_closes_its_turn(pair: Cluster, name: str) -> None:
     client = pair.on_a
     client.create_session(name)
-    reply = client.chat(name, MESSAGE, request_id="r", sampling=Sampling(max_tokens=1024))
+    reply = client.chat(name, MESSAGE, request_id="r", sampling=Sampling(max_tokens=ENDLESS))
     heard = "".join(text for text, _ in zip(reply, range(3), strict=False))
     reply.close()
     closed = client.get_session(name).acked_tokens
@@ -81,7 +89,7 @@ def test_a_cancelled_chat_keeps_what_was_sent_and_closes_its_turn(pair: Cluster,
     assert replay.text().startswith(heard)
     assert replay.completion.replayed
     assert replay.completion.finish_reason == FinishReason.CANCELLED
-    assert replay.completion.usage.completion_tokens < 1024
+    assert replay.completion.usage.completion_tokens < ENDLESS
     assert absorbed(client, name).acked_tokens == closed
     # What comes next begins a turn of its own: nothing is left to be closed before it.
     other = f"{name}-other"
@@ -94,13 +102,13 @@ def test_a_cancelled_chat_keeps_what_was_sent_and_closes_its_turn(pair: Cluster,
 def test_a_chat_is_cancelled_from_elsewhere(pair: Cluster, name: str) -> None:
     """Through another daemon, which passes it on to the one that writes the reply."""
     pair.on_a.create_session(name)
-    reply = pair.on_a.chat(name, MESSAGE, request_id="r", sampling=Sampling(max_tokens=1024))
+    reply = pair.on_a.chat(name, MESSAGE, request_id="r", sampling=Sampling(max_tokens=ENDLESS))
     deltas = iter(reply)
     next(deltas)
     pair.on_b.cancel_chat(name, "r")
     list(deltas)
     assert reply.completion.finish_reason == FinishReason.CANCELLED
-    assert reply.completion.usage.completion_tokens < 1024
+    assert reply.completion.usage.completion_tokens < ENDLESS
 
 
 def test_a_chat_whose_caller_went_away_can_be_taken_up_again(pair: Cluster, name: str) -> None:

@@ -32,7 +32,7 @@ BRIEF = Sampling(max_tokens=2)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisCluster]:
     folder = Path(tempfile.mkdtemp(prefix="mdcl"))
-    running = RedisCluster(folder, server_binaries()["valkey"], appendfsync="no")
+    running = RedisCluster(folder, server_binaries()["valkey"])
     wait_until(running.healthy, "the cluster is whole")
     yield running
     running.kill()

@@ -1,16 +1,14 @@
 """What a session costs does not grow with its stream."""
 
 from collections.abc import Callable
-from functools import partial
 
 import psutil
 import redis
 import torch
 
 from harness.daemons import Cluster, DaemonProcess
-from harness.processes import wait_until
 from harness.redis_servers import RedisProcess
-from harness.streams import CHUNK, absorbed, prose
+from harness.streams import CHUNK, absorbed, checkpointed, prose
 from lalte.presets import tiny_lalte
 from lalte.state import nbytes
 from memoryd.storage.codec import Expectation, decode_state
@@ -18,15 +16,20 @@ from memoryd.storage.keys import SessionKey
 from memoryd.storage.records import SessionRecord, parse_record
 from memoryd_client import Client, Sampling, Writer
 
+from .conftest import PAIR_CHECKPOINT_TOKENS
+
 CHECKPOINT_TOKENS = 512
 TEXT = prose(seed=5, words=1200)
 
 
 def grow_to(client: Client, writer: Writer, tokens: int) -> None:
-    """Appends whole documents until the session holds at least so many tokens, all absorbed."""
+    """Appends whole documents until the session holds at least so many tokens, all absorbed.
+
+    Then no state is being written beside the one that is stored.
+    """
     while writer.append(TEXT).offset.tokens < tokens:
         absorbed(client, "s")
-    absorbed(client, "s")
+    checkpointed(client, "s", CHECKPOINT_TOKENS)
 
 
 def stored_bytes(server: redis.Redis) -> dict[str, int]:
@@ -41,7 +44,7 @@ def test_bytes_in_redis_and_in_memory_are_flat_from_10_000_to_60_000_tokens(
     start_redis: Callable[..., RedisProcess],
     start_daemon: Callable[..., DaemonProcess],
 ) -> None:
-    server = start_redis(appendfsync="no")
+    server = start_redis()
     daemon = start_daemon(redis_url=server.url, checkpoint_tokens=CHECKPOINT_TOKENS)
     process = psutil.Process(daemon.process.pid)
     with daemon.client() as client:
@@ -63,10 +66,8 @@ def test_what_is_stored_is_the_state_to_the_byte(pair: Cluster, name: str) -> No
     pair.on_a.create_session(name)
     stored = 0
     for seed in range(2):
-        # More than one checkpoint's worth of tokens and less than two: what is read stays put.
         pair.on_a.append(name, prose(seed, words=75))
-        absorbed(pair.on_a, name)
-        wait_until(partial(stored_behind, pair.on_a, name, stored), "the state is stored")
+        checkpointed(pair.on_a, name, PAIR_CHECKPOINT_TOKENS)
         record, body = stored_checkpoint(pair.redis.raw, SessionKey("default", name))
         assert record.blob is not None
         header, arrays = decode_state(
@@ -83,13 +84,9 @@ def test_what_is_stored_is_the_state_to_the_byte(pair: Cluster, name: str) -> No
         state_bytes = sum(memoryview(array.data).nbytes for array in arrays.values())
         assert state_bytes == nbytes(tiny_lalte(), torch.bfloat16)
         assert state_bytes == pair.on_a.get_model().state_bytes
+        assert header.offset > stored
         stored = header.offset
         assert stored % CHUNK == 0
-
-
-def stored_behind(client: Client, name: str, offset: int) -> bool:
-    """A checkpoint behind the offset is committed."""
-    return client.get_session(name).checkpoint_tokens > offset
 
 
 def stored_checkpoint(server: redis.Redis, key: SessionKey) -> tuple[SessionRecord, bytes]:

@@ -10,7 +10,7 @@ import pytest
 
 from harness.daemons import Cluster
 from harness.processes import DEADLINE, wait_until
-from harness.streams import AT_ONCE, CHUNK, absorbed, memory, prose, reason
+from harness.streams import AT_ONCE, CHUNK, ENDLESS, absorbed, memory, prose, reason
 from memoryd.storage.keys import SessionKey, heartbeat_key
 from memoryd.storage.records import parse_record
 from memoryd_client import Draining, Role, Sampling
@@ -101,16 +101,19 @@ def test_a_stopped_daemon_lets_go_of_streams_that_it_passes_on(pair: Cluster, na
 
 
 def test_replies_under_way_are_finished_and_new_calls_refused(pair: Cluster, name: str) -> None:
-    leaving = pair.third(drain_timeout=300)
+    leaving = pair.third(drain_timeout=300, max_reply_tokens=ENDLESS)
     with leaving.client(retry=AT_ONCE) as client:
         client.create_session(name)
         client.append(name, TEXT)
         reply = client.query(name, "Go on.", sampling=Sampling(max_tokens=200))
         first = next(iter(reply))
+        keeps_it_from_its_end = client.query(name, "On.", sampling=Sampling(max_tokens=ENDLESS))
+        next(iter(keeps_it_from_its_end))
         leaving.signal(signal.SIGTERM)
         wait_until(lambda: client.get_stats().draining, "the daemon drains")
         with pytest.raises(Draining):
             client.append(name, "Too late.")
+        keeps_it_from_its_end.close()
         assert first + reply.text()
         assert reply.completion.usage.completion_tokens == 200
     assert leaving.process.wait(DEADLINE) == 0

@@ -60,7 +60,7 @@ def test_what_was_read_survives_a_kill_and_copies_are_equal(
     start_redis: Callable[..., RedisProcess],
     start_daemon: Callable[..., DaemonProcess],
 ) -> None:
-    server = start_redis(appendfsync="no")
+    server = start_redis()
     settings = {
         "model": folder,
         "redis_url": server.url,

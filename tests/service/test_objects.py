@@ -19,7 +19,7 @@ from harness.calls import Calls
 from harness.daemons import DaemonProcess
 from harness.files import write_file
 from harness.redis_servers import RedisProcess, server_binaries
-from harness.streams import GREEDY, memory, prose
+from harness.streams import GREEDY, checkpointed, memory, prose
 from lalte.checkpoints.tiny import write_tiny_model
 from memoryd.storage.codec import Array, Expectation, body_digest, decode_state, encode_state
 from memoryd.storage.cut import Cut
@@ -45,6 +45,7 @@ from memoryd_client import (
 )
 
 KEY = "the export key of this deployment"
+CHECKPOINT_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,21 @@ class World:
     daemon: DaemonProcess
     start: Callable[..., DaemonProcess]
 
-    def sessions_keys(self) -> set[str]:
-        """All but those that tell of daemons, which expire."""
+    def keys(self, *of: str) -> set[str]:
+        """All keys of the sessions named, and of any other all that stay when it is checkpointed.
+
+        Others that a test before this one has left may still be read.
+        """
         found = {name.decode() for name in self.redis.raw.keys("md1:*")}
-        return {key for key in found if not key.endswith(":heartbeat")}
+        return {
+            key
+            for key in found
+            if not key.endswith(":heartbeat")
+            and (":blob:" not in key or any(f"/{name}}}" in key for name in of))
+        }
 
     def keys_of(self, name: str) -> set[str]:
-        return {key for key in self.sessions_keys() if f"/{name}}}" in key}
+        return {key for key in self.keys(name) if f"/{name}}}" in key}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +80,12 @@ def world(tiny_model: Path) -> Iterator[World]:
     started: list[DaemonProcess] = []
 
     def start(name: str, **settings: object) -> DaemonProcess:
-        given = {"model": tiny_model, "checkpoint_tokens": 64, "export_key": KEY, **settings}
+        given = {
+            "model": tiny_model,
+            "checkpoint_tokens": CHECKPOINT_TOKENS,
+            "export_key": KEY,
+            **settings,
+        }
         running = DaemonProcess(folder / name, redis_url=server.url, **given)
         started.append(running)
         return running
@@ -179,11 +193,13 @@ def test_update_sets_and_removes_labels_and_ttl(world, client, filled):
     changed = client.update_session(filled, ttl=timedelta(hours=2), labels={"kind": "", "new": "1"})
     assert (changed.ttl, changed.labels) == (timedelta(hours=2), {"new": "1"})
     client.append(filled, "more")
+    checkpointed(client, filled, CHECKPOINT_TOKENS)  # a state that is being stored has its own
     for key in world.keys_of(filled):
         assert 3_600_000 < world.redis.raw.pttl(key) <= 7_200_000
     assert client.update_session(filled, labels={"other": "2"}).labels == {"new": "1", "other": "2"}
     assert client.update_session(filled, ttl=timedelta()).ttl is None
     client.append(filled, "more")
+    checkpointed(client, filled, CHECKPOINT_TOKENS)
     assert {world.redis.raw.pttl(key) for key in world.keys_of(filled)} == {-1}
     assert client.get_session(filled).labels == {"new": "1", "other": "2"}
     with pytest.raises(BadArgument):
@@ -304,11 +320,11 @@ def test_an_altered_snapshot_is_refused_and_the_session_goes_on(world, client, f
     settled(client, filled)
     before = memory(client, filled)
     altered(world, filled, change)
-    keys = world.sessions_keys()
+    keys = world.keys(filled)
     with pytest.raises(StateCorrupt):
         client.restore_session(filled, "s")
     assert memory(client, filled) == before
-    assert world.sessions_keys() == keys
+    assert world.keys(filled) == keys
 
 
 def test_an_export_is_imported_equal(world, client, filled, name, tmp_path):
@@ -333,7 +349,7 @@ def test_an_export_is_imported_equal(world, client, filled, name, tmp_path):
 def test_every_damaged_file_is_refused_and_nothing_is_left(world, client, filled):
     data = settled(client, filled)
     draw = random.Random(11)
-    keys = world.sessions_keys()
+    keys = world.keys(filled, "damaged")
 
     def refused(damaged: bytes, kind: type[MemorydError] = ImportRefused) -> None:
         with pytest.raises(kind):
@@ -353,19 +369,19 @@ def test_every_damaged_file_is_refused_and_nothing_is_left(world, client, filled
         refused(flip(data, at))
     refused(data + b"\0")
     refused(b"\0" * 10_000)
-    assert world.sessions_keys() == keys
+    assert world.keys(filled, "damaged") == keys
     with pytest.raises(SessionNotFound):
         client.get_session("damaged")
 
 
 def test_only_signed_files_are_taken_unless_settings_say_so(world, client, keyless, filled, name):
     data = settled(client, filled)
-    keys = world.sessions_keys()
+    keys = world.keys(filled, f"{name}-x")
     strict = world.start("other-key", export_key="another key of another place")
     with strict.client() as on_strict:
         with pytest.raises(SignatureRefused):
             on_strict.import_session(f"{name}-x", data)
-        assert world.sessions_keys() == keys
+        assert world.keys(filled, f"{name}-x") == keys
     strict.kill()
     keys_file = [
         {"tenant": "default", "sha256": sha256(key.encode()).hexdigest(), "scopes": scopes}
@@ -459,11 +475,11 @@ def keyless(world: World) -> DaemonProcess:
     ],
 )
 def test_a_forged_file_passes_no_check_of_load(world, client, keyless, filled, change):
-    data, keys = settled(client, filled), world.sessions_keys()
+    data, keys = settled(client, filled), world.keys(filled, "forged")
     with keyless.client() as on_keyless:
         with pytest.raises((ImportRefused, BadArgument)):
             on_keyless.import_session("forged", forged(data, change))
-        assert world.sessions_keys() == keys
+        assert world.keys(filled, "forged") == keys
         untouched = forged(data, lambda cut, arrays: cut)
         on_keyless.import_session(f"{filled}-in", untouched)
         assert memory(on_keyless, f"{filled}-in") == memory(client, filled)
@@ -553,7 +569,7 @@ def test_copies_are_taken_while_the_session_is_written_to(client, name):
 
     thread = threading.Thread(target=write)
     thread.start()
-    started.wait(30)
+    assert started.wait(60)
     taken = [client.snapshot_session(name, f"s{n}").offset.tokens for n in range(5)]
     taken += [client.fork_session(name, f"{name}-{n}").acked_tokens for n in range(5)]
     stop.set()

@@ -14,10 +14,9 @@ from harness.calls import Calls, refusal, refused_for
 from harness.daemons import DaemonProcess
 from harness.processes import wait_until
 from harness.scrape import Figures, scrape
+from harness.streams import ENDLESS
 from memoryd_proto.errors import Reason
 from memoryd_proto.v1 import memory_pb2, types_pb2
-
-ENDLESS = 1_000_000  # tokens; a test always leaves earlier
 
 
 @dataclass(frozen=True)

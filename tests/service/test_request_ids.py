@@ -24,14 +24,14 @@ def request_ids(call: Any) -> list[str]:
 
 def unary(method: Any, request: Any, **metadata: str) -> list[str]:
     try:
-        _, call = method.with_call(request, metadata=tuple(metadata.items()), timeout=30)
+        _, call = method.with_call(request, metadata=tuple(metadata.items()), timeout=60)
     except grpc.RpcError as error:
         call = error
     return request_ids(call)
 
 
 def streamed(method: Any, request: Any, **metadata: str) -> list[str]:
-    call = method(request, metadata=tuple(metadata.items()), timeout=30)
+    call = method(request, metadata=tuple(metadata.items()), timeout=60)
     with suppress(grpc.RpcError):
         list(call)
     return request_ids(call)

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import redis
 
 from harness.daemons import DaemonProcess
-from harness.redis_servers import RedisProcess
+from harness.redis_servers import RedisProcess, raw_client
 from harness.streams import memory, prose
 from memoryd_client import Ack, Client, Retry, Role
 
@@ -63,7 +62,7 @@ def test_an_embedded_server_that_is_killed_is_started_again(
     killed: list[int] = []
 
     def kill() -> None:
-        with redis.Redis(unix_socket_path=str(socket), protocol=2) as raw:
+        with raw_client(unix_socket_path=str(socket)) as raw:
             killed.append(int(raw.info("server")["process_id"]))
         os.kill(killed[-1], signal.SIGKILL)
 

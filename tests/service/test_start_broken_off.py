@@ -10,6 +10,7 @@ import redis
 
 from harness.daemons import DaemonProcess
 from harness.processes import ChildProcess
+from harness.redis_servers import raw_client
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -32,6 +33,6 @@ def test_a_start_that_is_broken_off_takes_its_server_along(
     starting.signal(number)
     assert starting.process.wait(60) == 0
     starting.kill()
-    with pytest.raises(redis.ConnectionError), redis.Redis(unix_socket_path=socket) as server:
+    with pytest.raises(redis.ConnectionError), raw_client(unix_socket_path=socket) as server:
         server.ping()
     start_daemon()  # nothing holds the folder

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from harness.calls import CHUNK, Calls, Refusal, piece, refusal, refused_for
+from harness.calls import CHUNK, Calls, Refusal, piece, refusal, refused_for, told_by
 from harness.daemons import DaemonProcess
 from harness.processes import wait_until
 from harness.redis_servers import RedisProcess, server_binaries
@@ -55,7 +55,7 @@ def running(tiny_model: Path) -> Iterator[World]:
             model=tiny_model,
             redis_url=redis.url,
             slots=1,
-            storage_deadline=1.0,
+            storage_deadline=2.0,
             backlog_soft_tokens=HARD_LIMIT,
             backlog_hard_tokens=HARD_LIMIT,
         )
@@ -102,8 +102,8 @@ def test_full_redis_refuses_appends_and_lets_checkpoints_through(world, session)
         # The daemon believes a figure of the server's memory for a second.
         try:
             calls.append(session, b"before it is noticed ")
-        except grpc.RpcError:
-            return True
+        except grpc.RpcError as error:
+            return told_by(error).reason == Reason.STORAGE_FULL.value
         return False
 
     wait_until(full, "the daemon notices")
@@ -216,8 +216,20 @@ def served(call: Callable[[], object]) -> bool:
 def test_a_backlog_beyond_the_hard_limit(world, session):
     calls = world.calls
     long = TEXT * 40
-    end = calls.append(session, long).offset.tokens
-    found = refused_for(Reason.BACKLOG_FULL, lambda: calls.append(session, b"too soon"))
+    end = 0
+    refused: list[Refusal] = []
+
+    def too_soon() -> bool:
+        nonlocal end
+        try:
+            end = calls.append(session, long).offset.tokens
+        except grpc.RpcError as error:
+            refused.append(told_by(error))
+        return bool(refused)
+
+    wait_until(too_soon, "more is written than the model reads")
+    [found] = refused
+    assert found.reason == Reason.BACKLOG_FULL.value
     assert found.retry_after is not None
     assert int(found.facts["backlog"]) >= int(found.facts["limit"]) == HARD_LIMIT
     assert calls.get(session).acked_tokens == end

@@ -110,14 +110,14 @@ def test_health_and_reflection_answer_without_a_key(address):
     with grpc.insecure_channel(address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", "memoryd.v1.MemoryService"):
-            answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+            answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(grpc.RpcError) as unknown:
-            health.Check(health_pb2.HealthCheckRequest(service="nothing"), timeout=10)
+            health.Check(health_pb2.HealthCheckRequest(service="nothing"), timeout=60)
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        [answer] = stub.ServerReflectionInfo(iter([asked]), timeout=10)
+        [answer] = stub.ServerReflectionInfo(iter([asked]), timeout=60)
         names = {service.name for service in answer.list_services_response.service}
         assert {
             "memoryd.v1.SessionService",

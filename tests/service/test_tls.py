@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from harness.certificates import Authority, Files
 from harness.daemons import DaemonProcess
 from harness.redis_servers import RedisProcess, server_binaries
+from harness.streams import AT_ONCE
 from memoryd.cli import app
-from memoryd_client import AsyncClient, Client, MemorydError, Retry, Sampling, Scope, Tls
+from memoryd_client import AsyncClient, Client, MemorydError, Sampling, Scope, Tls
 
 BINARIES = server_binaries()
-AT_ONCE = Retry(give_up_after=0)
 ONE = Sampling(max_tokens=1)
 
 
@@ -92,7 +92,7 @@ def test_all_others_are_refused(secure):
         secure.tls(secure.caller, roots=secure.theirs),  # does not trust us
     ):
         with (
-            Client(secure.a.address, tls=tls, retry=AT_ONCE, timeout=10) as client,
+            Client(secure.a.address, tls=tls, retry=AT_ONCE, timeout=60) as client,
             pytest.raises(MemorydError),
         ):
             client.get_model()

@@ -40,7 +40,7 @@ def framer(tokenizer: Tokenizer, turn_format: TurnFormat) -> TextFramer:
 @pytest.fixture
 def redis() -> Iterator[RedisProcess]:
     with tempfile.TemporaryDirectory(prefix="mds", ignore_cleanup_errors=True) as folder:
-        running = RedisProcess(Path(folder), server_binaries()["valkey"], appendfsync="no")
+        running = RedisProcess(Path(folder), server_binaries()["valkey"])
         yield running
         running.resume()
         running.kill()
@@ -48,7 +48,7 @@ def redis() -> Iterator[RedisProcess]:
 
 @pytest.fixture
 async def store(redis: RedisProcess) -> AsyncIterator[Store]:
-    store = Store(redis.url, durability="everysec", socket_timeout=0.2, deadline=0.3)
+    store = Store(redis.url, durability="everysec", socket_timeout=1.0, deadline=1.0)
     await store.open()
     yield store
     await store.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from harness.redis_servers import raw_client
 from memoryd.storage.binaries import find_binary
 from memoryd.storage.blobs import BlobStore
 from memoryd.storage.codec import body_digest
@@ -21,7 +22,7 @@ from memoryd.storage.keys import SessionKey
 from memoryd.storage.records import BlobRef, Lease
 from memoryd.storage.store import Store
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 REDIS = shutil.which("redis-server")
 BINARIES = {"valkey": str(find_binary(None)), **({"redis": REDIS} if REDIS else {})}
 
@@ -48,7 +49,7 @@ def running(binary: str, *settings: str) -> Iterator[Server]:
         command = [binary, "--port", "0", "--unixsocket", str(socket), "--dir", folder]
         command += ["--save", "", "--appendonly", "no", *settings]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        raw = redis.Redis(unix_socket_path=str(socket), protocol=2)
+        raw = raw_client(unix_socket_path=str(socket))
         try:
             deadline = time.monotonic() + DEADLINE
             while True:

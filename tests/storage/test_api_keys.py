@@ -19,7 +19,7 @@ READ_WRITE = (Scope.READ, Scope.WRITE)
 @pytest.fixture
 async def keys(server) -> AsyncIterator[ApiKeyStore]:
     server.raw.delete(API_KEYS)
-    store = ApiKeyStore(server.url, durability="everysec", deadline=5.0)
+    store = ApiKeyStore(server.url, durability="everysec", deadline=60.0)
     yield store
     await store.close()
 
@@ -103,7 +103,7 @@ async def test_replicated_tells_only_of_keys_that_a_replica_has(start, until):
     replica = start("--replicaof", "127.0.0.1", str(port))
     await until(lambda: replica.raw.info("replication")["master_link_status"] == "up")
     await until(lambda: primary.raw.info("replication")["connected_slaves"] == 1)
-    store = ApiKeyStore(primary.url, durability="replicated", deadline=2.0)
+    store = ApiKeyStore(primary.url, durability="replicated", deadline=60.0)
     record, _ = await store.create("ada", READ_WRITE, now_ms=1000)
     assert replica.raw.hexists(API_KEYS, record.id)
     os.kill(replica.process.pid, signal.SIGSTOP)

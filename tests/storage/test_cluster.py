@@ -43,7 +43,7 @@ def cluster(_cluster: RedisCluster) -> RedisCluster:
 
 @pytest.fixture
 async def store(cluster: RedisCluster) -> AsyncIterator[Store]:
-    store = Store(cluster.url, durability="replicated", deadline=30.0)
+    store = Store(cluster.url, durability="replicated", deadline=60.0)
     await store.open()
     yield store
     await store.close()
@@ -156,7 +156,7 @@ async def test_who_holds_a_key_is_learnt_anew_after_a_failover(cluster, store, b
 
 
 async def wait_for(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         met = False
         while not met:
             await asyncio.sleep(0.01)

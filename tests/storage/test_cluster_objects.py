@@ -60,7 +60,7 @@ def url(cluster: RedisCluster, authority: Authority) -> str:
 
 @pytest.fixture
 async def store(url: str) -> AsyncIterator[Store]:
-    store = Store(url, durability="replicated", deadline=20.0)
+    store = Store(url, durability="replicated", deadline=60.0)
     await store.open()
     yield store
     await store.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from harness.redis_servers import raw_client
 from memoryd.errors import StorageUnavailable
 from memoryd.storage import embedded
 from memoryd.storage.binaries import (
@@ -170,7 +171,7 @@ async def test_the_server_of_a_killed_daemon_is_adopted_and_shut_down(
     await server.stop()
 
     with pytest.raises(redis.ConnectionError):
-        redis.Redis(unix_socket_path=str(server.socket)).ping()
+        raw_client(unix_socket_path=str(server.socket)).ping()
     again = make()
     await again.start()
     assert not again.adopted
@@ -230,7 +231,7 @@ def test_which_server_reads_whose_data(reader, writer, reads):
 async def test_the_server_is_private_and_append_only(make, folder):
     server = make(durability="everysec")
     await server.start()
-    raw = redis.Redis(unix_socket_path=str(server.socket), decode_responses=True)
+    raw = raw_client(unix_socket_path=str(server.socket), decode_responses=True)
     config = raw.config_get()
     raw.close()
     assert (config["port"], config["appendonly"], config["appendfsync"]) == ("0", "yes", "everysec")
@@ -255,7 +256,7 @@ async def test_auto_keeps_every_append_on_disk_only_where_that_is_fast(
     server = make(durability="auto")
     await server.start()
     assert server.durability == chosen
-    raw = redis.Redis(unix_socket_path=str(server.socket), decode_responses=True)
+    raw = raw_client(unix_socket_path=str(server.socket), decode_responses=True)
     assert raw.config_get("appendfsync") == {"appendfsync": chosen}
     assert raw.dbsize() == 0
     raw.close()

@@ -48,9 +48,12 @@ async def test_without_a_ttl_nothing_expires(server, store, key, owned, append, 
 async def test_an_expired_session_is_gone_with_all_its_keys(
     server, store, key, owned, append, checkpoint, until
 ):
-    lease = await owned(ttl_ms=600)
+    lease = await owned(ttl_ms=1_000_000)
     await append(store, lease, 1, 0, 8)
     await store.commit(lease, await checkpoint(lease, 4))
+    [death] = deaths(server, key)
+    for name in server.raw.keys(f"md1:{{{key.tenant}/*"):
+        server.raw.pexpireat(name, death - 999_500)  # as if so much time had passed
 
     async def gone() -> bool:
         return await store.read(key) is None

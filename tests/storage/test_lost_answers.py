@@ -3,11 +3,11 @@
 import asyncio
 import os
 import signal
-import socket
 import struct
 
 import pytest
 
+from harness.redis_cluster import free_ports
 from memoryd.errors import StorageUnavailable
 from memoryd.storage.keys import SessionKey
 from memoryd.storage.store import Store
@@ -67,7 +67,8 @@ async def test_an_absent_server_is_unavailable_within_the_deadline(tmp_path):
 
 async def test_a_server_that_hangs_is_unavailable_and_loses_nothing(start, append):
     server = start()
-    store = Store(server.url, durability="everysec", socket_timeout=0.1, deadline=0.5)
+    store = Store(server.url, durability="everysec")
+    hasty = Store(server.url, durability="everysec", socket_timeout=0.1, deadline=0.5)
     await store.open()
     key = SessionKey("t", "s")
     await store.create(key, model="m")
@@ -75,12 +76,13 @@ async def test_a_server_that_hangs_is_unavailable_and_loses_nothing(start, appen
     os.kill(server.process.pid, signal.SIGSTOP)
     try:
         with pytest.raises(StorageUnavailable):
-            await append(store, record.lease, 1, 0, 3)
+            await append(hasty, record.lease, 1, 0, 3)
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
     assert await append(store, record.lease, 1, 0, 3) == 3
     assert len(await store.read_journal(record.lease, 0)) == 1
-    await store.close()
+    for one in (store, hasty):
+        await one.close()
 
 
 async def test_a_cancelled_call_does_not_poison_the_connections(server, store, key, owned, append):
@@ -95,20 +97,14 @@ async def test_a_cancelled_call_does_not_poison_the_connections(server, store, k
     assert await append(store, lease, 1, 0, 3) == 3
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def test_replicated_acknowledges_only_what_a_replica_has(start, until, append):
-    port = free_port()
+    (port,) = free_ports(1)
     primary = start("--port", str(port), "--repl-diskless-sync-delay", "0")
     replica = start("--replicaof", "127.0.0.1", str(port))
     await until(lambda: replica.raw.info("replication")["master_link_status"] == "up")
     await until(lambda: primary.raw.info("replication")["connected_slaves"] == 1)
     key = SessionKey("t", "s")
-    store = Store(primary.url, durability="replicated", deadline=2.0)
+    store = Store(primary.url, durability="replicated", deadline=60.0)
     await store.open()
     await store.create(key, model="m")
     record = await store.acquire(key, expected_owner="", expected_epoch=0, me="me")
@@ -117,14 +113,13 @@ async def test_replicated_acknowledges_only_what_a_replica_has(start, until, app
 
     os.kill(replica.process.pid, signal.SIGSTOP)
     try:
-        with pytest.raises(StorageUnavailable, match="no replica"):
-            await append(store, record.lease, 2, 3, 3)
         # On a connection that wrote nothing WAIT would answer at once: sent again, the operation
         # must write again.
-        fresh = Store(primary.url, durability="replicated", deadline=2.0)
-        with pytest.raises(StorageUnavailable, match="no replica"):
-            await append(fresh, record.lease, 2, 3, 3)
-        await fresh.close()
+        for _ in range(2):
+            fresh = Store(primary.url, durability="replicated", deadline=2.0)
+            with pytest.raises(StorageUnavailable, match="no replica"):
+                await append(fresh, record.lease, 2, 3, 3)
+            await fresh.close()
     finally:
         os.kill(replica.process.pid, signal.SIGCONT)
     assert await append(store, record.lease, 2, 3, 3) == 6

@@ -8,7 +8,7 @@ import redis
 
 from harness.processes import ChildProcess, wait_until
 from harness.redis_cluster import free_ports
-from harness.redis_servers import RedisProcess, server_binaries
+from harness.redis_servers import RedisProcess, raw_client, server_binaries
 from memoryd.storage.keys import SessionKey
 from memoryd.storage.store import Store
 
@@ -33,10 +33,10 @@ def watched(tmp_path: Path) -> Iterator[tuple[int, RedisProcess, RedisProcess]]:
     settings = tmp_path / "sentinel.conf"
     settings.write_text(
         f"port {watch}\ndir {tmp_path}\nsentinel monitor mymaster 127.0.0.1 {port} 1\n"
-        "sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 5000\n"
+        "sentinel down-after-milliseconds mymaster 1500\nsentinel failover-timeout mymaster 5000\n"
     )
     sentinel = ChildProcess([BINARY, str(settings), "--sentinel"], {}, tmp_path / "sentinel.log")
-    with redis.Redis(port=watch, protocol=2) as asked:
+    with raw_client(port=watch) as asked:
 
         def knows_the_replica() -> bool:
             try:

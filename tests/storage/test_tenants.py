@@ -136,7 +136,7 @@ async def test_an_operation_sent_again_is_answered_as_it_was(store, key):
 
     first = await spend("d", 1)
     assert await spend("d", 1) == first == 40
-    assert await spend("e", 1) <= 22  # another daemon's, and a little that flowed in
+    assert 20 <= await spend("e", 1) < 40  # another daemon's, and a little that flowed in
 
 
 async def test_replies_of_all_daemons_count_until_their_daemon_is_forgotten(server, store, key):
