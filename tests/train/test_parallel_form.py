@@ -9,7 +9,7 @@ from lalte.init import random_model
 from lalte.presets import tiny_lalte
 from lalte.train.parallel import ParallelModel, excess, router_logits, straight_through
 from lalte.train.tasks import IGNORED
-from lalte_kernels import retention_score
+from lalte_kernels import Router, retention_score
 
 LENGTH = 100
 ROOMY = 200  # a budget that no head exceeds at LENGTH
@@ -106,6 +106,19 @@ def test_the_penalty_pulls_scores_down_and_counts_each_head_by_its_strength():
     assert touched == {("1", 0)}
     doubled = model(tokens, ignored, 2 * one).penalty
     torch.testing.assert_close(doubled, 2 * losses.penalty)
+
+
+@pytest.mark.parametrize("late", [6, 7])
+def test_a_token_whose_score_reads_beyond_the_end_neither_costs_nor_counts(late: int):
+    def last(router: Router, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
+        return torch.where(torch.arange(LENGTH) >= LENGTH - late, 5.0, -5.0).expand(k.shape[:-1])
+
+    model = ParallelModel(random_model(tiny_lalte(), seed=13), score=last).eval()
+    tokens = tokens_of(14)
+    losses = model(tokens, tokens, torch.ones(2, 2))
+    counted = late - 6
+    torch.testing.assert_close(losses.share, torch.full((2, 2), counted / (LENGTH - 6)))
+    assert bool(losses.penalty > 0) == bool(counted)
 
 
 def test_dropout_is_for_training_alone():

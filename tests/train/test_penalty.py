@@ -1,9 +1,11 @@
 """The controller raises the price of keeping until each head keeps what its budget holds."""
 
+import pytest
 import torch
 
 from lalte.presets import tiny_lalte
 from lalte.train.config import PenaltyConfig
+from lalte.train.errors import TrainError
 from lalte.train.penalty import PenaltyController
 
 LENGTH = 106
@@ -16,7 +18,7 @@ def controller() -> PenaltyController:
 
 
 def share(kept: float) -> torch.Tensor:
-    """The share that, all tokens but the undecided six counted, is `kept` tokens."""
+    """The share of scored tokens, all but the last six, that is `kept` tokens."""
     return torch.full((2, 2), kept / (LENGTH - 6))
 
 
@@ -63,6 +65,11 @@ def test_the_average_remembers_two_seventeenths_with_the_papers_constants():
     penalty = PenaltyController(tiny_lalte(), PenaltyConfig(), LENGTH, torch.device("cpu"))
     penalty.observe(share(0), 1)
     torch.testing.assert_close(penalty.kept, torch.full((2, 2), LENGTH * 15 / 17))
+
+
+def test_a_sequence_within_one_scores_reach_is_refused():
+    with pytest.raises(TrainError, match="at least 7"):
+        PenaltyController(tiny_lalte(), CONFIG, 6, torch.device("cpu"))
 
 
 def test_heads_that_answer_to_the_price_come_to_keep_what_their_budgets_hold():

@@ -30,6 +30,13 @@ class TaskConfig(Section):
     pairs: Count
 
 
+class TopicsConfig(Section):
+    """Documents with words of their own instead of text; see `lalte.train.topics`."""
+
+    kind: Literal["topics"]
+    words: Count
+
+
 class OptimiserConfig(Section):
     """AdamW; the defaults are the paper's.
 
@@ -73,7 +80,7 @@ class TrainConfig(Section):
 
     seed: int = 0
     model: str
-    data: TokensConfig | TaskConfig = Field(discriminator="kind")
+    data: TokensConfig | TaskConfig | TopicsConfig = Field(discriminator="kind")
     length: Count
     steps: Count
     batch: Count

@@ -29,6 +29,7 @@ from lalte.layers.gdn import GatedDeltaNet
 from lalte.layers.lte import LTEAttention
 from lalte.layers.nsa import NativeSparseAttention
 from lalte.layers.swa import SlidingWindowAttention
+from lalte.train.penalty import scored
 from lalte.train.tasks import IGNORED
 from lalte_kernels import Router, rope
 from lalte_kernels.nsa import nsa, pool_blocks
@@ -47,9 +48,9 @@ Mix = Callable[[tuple[torch.Tensor, ...]], torch.Tensor]
 class Losses(NamedTuple):
     """What one batch gives.
 
-    total: sum of the cross entropy over targets that count. penalty: mean over batch, tokens,
-    LTE layers and heads of strength * `excess`; zero without LTE. share: [LTE layers, KV heads],
-    the part of all tokens with r > 0.5; no gradient.
+    total: sum of the cross entropy over targets that count. penalty: mean over batch, `scored`
+    tokens, LTE layers and heads of strength * `excess`; zero without LTE. share: [LTE layers, KV
+    heads], the part of scored tokens with r > 0.5; no gradient.
     """
 
     total: torch.Tensor
@@ -89,6 +90,8 @@ class ParallelModel(nn.Module):
         if not scores:
             return Losses(total, total.new_zeros(()), torch.zeros_like(strength))
         r = torch.stack(scores, dim=1).sigmoid()  # [batch, LTE layers, heads, n]
+        # The last few scores see zeros where tokens were to come: a stream never meets them.
+        r = r[..., : scored(self.lm.config, tokens.shape[1])]
         penalty = (strength[None, :, :, None] * excess(r)).mean()
         return Losses(total, penalty, (r > 0.5).float().mean(dim=(0, 3)))
 

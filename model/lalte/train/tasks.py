@@ -12,7 +12,7 @@ ranges of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
@@ -105,10 +105,16 @@ def distances(tokens: torch.Tensor) -> torch.Tensor:
     return torch.arange(len(tokens)) - first
 
 
+class Task(Protocol):
+    """Draws one sequence: (inputs, targets), int64 [length]."""
+
+    def sample(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
 class TaskBatches:
     """Endless sequences of one task, a function of (seed, index) alone."""
 
-    def __init__(self, task: RecallTask, seed: int) -> None:
+    def __init__(self, task: Task, seed: int) -> None:
         self._task = task
         self._seed = seed
 

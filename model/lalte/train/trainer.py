@@ -15,7 +15,7 @@ from lalte.family import PRESETS
 from lalte.init import init_weights
 from lalte.model import LaLTE
 from lalte.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from lalte.train.config import TokensConfig
+from lalte.train.config import TokensConfig, TopicsConfig
 from lalte.train.errors import TrainError
 from lalte.train.optimiser import learning_rate, make_optimiser
 from lalte.train.parallel import ParallelModel
@@ -23,14 +23,16 @@ from lalte.train.penalty import PenaltyController
 from lalte.train.ranks import share_out, without_sync
 from lalte.train.tasks import IGNORED, RecallTask, TaskBatches
 from lalte.train.tokens import PackedTokens, TokenFile
+from lalte.train.topics import TopicTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from lalte.train.config import TrainConfig
+    from lalte.train.config import TaskConfig, TrainConfig
     from lalte.train.parallel import Score
     from lalte.train.ranks import Ranks
+    from lalte.train.tasks import Task
 
 _log = logging.getLogger(__name__)
 
@@ -214,5 +216,10 @@ def _batches(config: TrainConfig, model_config: ModelConfig, folder: Path) -> Ba
                     f"at {model_config.vocab_size - 1}",
                 )
         return PackedTokens(files, config.length, config.seed)
-    task = RecallTask(config.data.kind, config.length, config.data.pairs, model_config.vocab_size)
-    return TaskBatches(task, config.seed)
+    return TaskBatches(_task(config.data, config.length, model_config.vocab_size), config.seed)
+
+
+def _task(data: TaskConfig | TopicsConfig, length: int, vocab_size: int) -> Task:
+    if isinstance(data, TopicsConfig):
+        return TopicTask(length, data.words, vocab_size)
+    return RecallTask(data.kind, length, data.pairs, vocab_size)
