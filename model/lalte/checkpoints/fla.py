@@ -126,11 +126,12 @@ def convert_fla(
     serving: Serving | None = None,
     origin: str = "",
     license_id: str = "",
+    source_files: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Convert the folder `source`, its tokenizer included, into the model folder `dest`.
 
-    origin, license_id: what the manifest says. Raises CheckpointError, or TextError for a tokenizer
-    that cannot be served.
+    origin, license_id, source_files: what the manifest says. Raises CheckpointError, or TextError
+    for a tokenizer that cannot be served.
     """
     checkpoint = read_fla(source, serving)
     text = read_text_files(source)
@@ -149,6 +150,7 @@ def convert_fla(
             routers=TRAINED_ELSEWHERE,
             license=license_id,
             notes=(PLAIN_NOTE,) if turn_format.origin == "plain" else (),
+            source_files=source_files or {},
         ),
     )
 

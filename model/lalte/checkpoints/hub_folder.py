@@ -24,6 +24,8 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 SENTENCEPIECE = "tokenizer.model"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+GENERATION_CONFIG = "generation_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def _adds_bos(settings: dict[str, Any], spec: dict[str, Any], bos: str) -> bool:
 
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
+    path = folder / CHAT_TEMPLATE
     if path.is_file():
         return path.read_text(encoding="utf-8")
     template = settings.get("chat_template")
@@ -150,7 +152,7 @@ def _token_text(token: str | dict[str, Any] | None) -> str:
 
 
 def _stop_ids(folder: Path) -> frozenset[int]:
-    path = folder / "generation_config.json"
+    path = folder / GENERATION_CONFIG
     generation = read_json(path) if path.is_file() else {}
     eos = generation.get("eos_token_id", read_json(folder / CONFIG).get("eos_token_id"))
     if eos is None:

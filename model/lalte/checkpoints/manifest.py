@@ -8,7 +8,7 @@ same function of the same text.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lalte.checkpoints.errors import CheckpointError, ModelNotFound
@@ -43,6 +43,7 @@ class Provenance:
     routers: UNTRAINED, or `trained` with the sha256 of the adapter that holds them.
     license: SPDX identifier, or "" where the source names none.
     notes: sentences that whoever uses the model must know.
+    source_files: sha256 of each file that was downloaded from the hub, by name.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Provenance:
     routers: str
     license: str
     notes: tuple[str, ...]
+    source_files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

