@@ -1,236 +1,276 @@
-"""Trains the family at a size that a processor can train, and asks what it remembers.
+"""Trains the family at a size that one core can train, and asks what it remembers.
 
-Every member and every ablation of LTE's router reads the same sequences: half MQAR, half needles,
-with questions farther back than any window. Then each answers fresh sequences of 1, 2, 4 and 8
-times that length. Runs are resumed and finished cells are skipped, so the program may be stopped
-at any time: `python bench/family.py --runs FOLDER`, then `python bench/family_table.py`.
+Every member and two ablations of LTE's router read the same sequences (`family_setting`), MQAR and
+needles by turns. Then each answers fresh sequences of 1, 2, 4 and 8 times the trained length, as a
+session answers them: block by block, through its state, with the online rule of eviction and hard
+budgets. The trained laLTE is asked again with other rules for what it keeps.
 
-Sequences are answered as a session answers them, through states of a fixed size and the online rule
-of eviction; the ablations of the router, which no served model has, go through the form over whole
-sequences with the same rule.
+Members come first, seed by seed. What is done is not done again, so the program may be stopped at
+any time: `python bench/family.py --runs FOLDER`, then `python bench/family_table.py`.
 """
 
 import argparse
+import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.nn import functional
+from family_setting import (
+    LENGTH,
+    LENGTHS,
+    PAIRS,
+    TASKS,
+    VOCABULARY,
+    WINDOW,
+    Contestant,
+    Lessons,
+    blind,
+    contestants,
+    parameters,
+    run_config,
+    start,
+    without_future,
+)
 
-from lalte.config import LTEConfig, ModelConfig
-from lalte.family import member
+from lalte.init import init_weights
+from lalte.layers.lte import GroupedConv, LTEAttention
 from lalte.model import LaLTE
-from lalte.train.config import TrainConfig
-from lalte.train.parallel import ParallelModel, Score, recent, router_logits
+from lalte.state import StateSlots, nbytes
 from lalte.train.ranks import Ranks
-from lalte.train.tasks import IGNORED, RecallTask, TaskName
-from lalte.train.trainer import Trainer
-from lalte_kernels import Router
+from lalte.train.tasks import IGNORED, RecallTask, TaskName, distances
+from lalte.train.trainer import METRICS_FILE, Trainer
 
-VOCABULARY = 256
-LENGTH = 512
-PAIRS = {"mqar": 32, "needle": 16}
-LENGTHS = (LENGTH, 2 * LENGTH, 4 * LENGTH, 8 * LENGTH)
-EXAMINED = 64  # sequences of a cell at most; longer ones are fewer
-LTE_LAYERS = (1, 3)
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """What is trained. score: None is the paper's router."""
-
-    name: str
-    config: ModelConfig
-    score: Score | None = None
+RESULTS = Path(__file__).parent / "results" / "family.jsonl"
+EXAMINED = 32  # sequences of a cell of the trained length; longer ones are fewer
+LEAST_EXAMINED = 8
+BLIND = "lalte, no future"
+VARIANTS = (
+    "lalte, G = 1",
+    "lalte, random eviction",
+    "lalte, untrained router",
+    "lalte, recency alone",
+)
 
 
-def blind(router: Router, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
-    """The router's scores as if it could not see ahead: each a reach later than the paper's."""
-    reach = sum((w.shape[3] - 1) * router.dilation // 2 for w in router.conv_weights)
-    return functional.pad(router_logits(router, k, v, dropout)[..., :-reach], (reach, 0))
+@dataclass
+class Tally:
+    """Right answers and questions."""
 
+    right: int = 0
+    asked: int = 0
 
-def contestants() -> list[Contestant]:
-    def tiny(name: str) -> ModelConfig:
-        return member(name, "tiny", VOCABULARY)
-
-    lalte = tiny("lalte")
-    alone = [
-        replace(layer, router_kernel=1) if isinstance(layer, LTEConfig) else layer
-        for layer in lalte.layers
-    ]
-    return [
-        Contestant("gdn", tiny("gdn")),
-        Contestant("gdn-swa", tiny("gdn-swa")),
-        Contestant("lalte", lalte),
-        Contestant("lansa", tiny("lansa")),
-        Contestant("transformer++", tiny("transformer++")),
-        Contestant("lalte, token alone", replace(lalte, layers=tuple(alone))),
-        Contestant("lalte, no future", lalte, blind),
-    ]
-
-
-def run_config(steps: int, seed: int, rate: float) -> TrainConfig:
-    return TrainConfig.model_validate(
-        {
-            "seed": seed,
-            "model": "given",
-            "data": {"kind": "mqar", "pairs": 1},
-            "length": LENGTH,
-            "steps": steps,
-            "batch": 8,
-            "micro_batch": 8,
-            "precision": "float32",
-            "optimiser": {"learning_rate": rate, "warmup_steps": steps // 20},
-            # Of a run this short the paper's controller would see ten updates.
-            "penalty": {
-                "dropout": 0.0,
-                "update_steps": 4,
-                "raise_factor": 1.1,
-                "lower_factor": 1.3,
-                "floor": 1e-4,
-            },
-            "checkpoint_steps": 200,
-        }
-    )
-
-
-class Mixed:
-    """Sequences number 0, 2, 4 .. are MQAR, the others needles."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self._tasks = [recall(name, length) for name in PAIRS]
-        self._seed = seed
-
-    def batch(self, first: int, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        drawn = [
-            self._tasks[(first + row) % 2].sample(
-                torch.Generator().manual_seed(self._seed * 1_000_000_007 + first + row)
-            )
-            for row in rows
-        ]
-        return torch.stack([x for x, _ in drawn]), torch.stack([y for _, y in drawn])
-
-
-def recall(name: str, length: int) -> RecallTask:
-    kind: TaskName = "mqar" if name == "mqar" else "needle"
-    return RecallTask(kind, length, PAIRS[name], VOCABULARY)
-
-
-def accuracy(
-    answer: Callable[[torch.Tensor], torch.Tensor], task: RecallTask, seed: int, count: int
-) -> tuple[int, int]:
-    """Right answers and questions, over `count` sequences that no run was trained on."""
-    right = asked = 0
-    for index in range(count):
-        generator = torch.Generator().manual_seed(-1 - seed * 1_000_003 - index)
-        tokens, targets = task.sample(generator)
-        with torch.no_grad():
-            found = answer(tokens[None])[0].argmax(dim=-1)
-        wanted = targets != IGNORED
-        right += int((found[wanted] == targets[wanted]).sum())
-        asked += int(wanted.sum())
-    return right, asked
-
-
-def online_visible(
-    model_config: ModelConfig, config: LTEConfig, logits: torch.Tensor
-) -> torch.Tensor:
-    """As `kept_visible`, with budgets: at each block's start the best B of what left the window."""
-    n, chunk = logits.shape[-1], model_config.chunk
-    position = torch.arange(n)
-    sinks = position < config.sinks
-    rank = logits.masked_fill(sinks, float("inf"))
-    budgets = torch.tensor(config.budgets)[None, :, None]
-    kept = torch.zeros(*logits.shape[:2], n // chunk + 1, n, dtype=torch.bool)
-    for block in range(n // chunk + 1):
-        gone = position < block * chunk - config.window
-        worth = rank.masked_fill(~gone | (rank <= 0), float("-inf"))
-        order = worth.sort(dim=-1, descending=True, stable=True).indices.argsort(dim=-1)
-        kept[:, :, block] = (order < budgets) & (worth > float("-inf"))
-    return recent(n, config.window, logits.device, chunk) | kept[:, :, position // chunk]
-
-
-def other_scores(rule: str, seed: int) -> Score:
-    """Routers that a trained model is given instead of its own."""
-
-    def score(router: Router, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
-        logits = router_logits(router, k, v, dropout)
-        if rule == "random eviction":
-            generator = torch.Generator().manual_seed(seed)
-            return torch.rand(logits.shape, generator=generator) + 1
-        return torch.full_like(logits, -1)  # recency alone: nothing older is kept
-
-    return score
-
-
-def examine(answer: Callable[[torch.Tensor], torch.Tensor], who: str, seed: int, out: Path) -> None:
-    """Ask for each task and length that `out` does not have yet."""
-    done = {
-        (cell["model"], cell["seed"], cell["task"], cell["length"])
-        for cell in map(json.loads, out.read_text().splitlines() if out.exists() else [])
-    }
-    for name in PAIRS:
-        for length in LENGTHS:
-            if (who, seed, name, length) in done:
-                continue
-            began = time.process_time()
-            count = max(EXAMINED * LENGTH // length, 8)
-            right, asked = accuracy(answer, recall(name, length), seed, count)
-            cell = {"model": who, "seed": seed, "task": name, "length": length}
-            cell |= {"right": right, "asked": asked, "accuracy": right / asked}
-            cell |= {"seconds": round(time.process_time() - began, 1)}
-            with out.open("a") as file:
-                file.write(json.dumps(cell) + "\n")
-            print(json.dumps(cell), flush=True)
+    def add(self, right: torch.Tensor) -> None:
+        self.right += int(right.sum())
+        self.asked += right.numel()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="folder for checkpoints")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--only", nargs="+", help="names of contestants")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/family.jsonl")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     told = parser.parse_args()
     torch.set_num_threads(1)
-    for seed in told.seeds:
-        for who in contestants():
-            if told.only is None or who.name in told.only:
-                compete(who, seed, told)
+    everyone = [who for who in contestants() if told.only is None or who.name in told.only]
+    members = [who for who in everyone if "," not in who.name]
+    ablations = [who for who in everyone if "," in who.name]
+    for group in (members, ablations):
+        for seed in told.seeds:
+            for who in group:
+                compete(who, seed, told.runs, told.out)
 
 
-def compete(who: Contestant, seed: int, told: argparse.Namespace) -> None:
-    run = told.runs / f"{who.name}-{seed}".replace(" ", "-").replace(",", "")
-    alone = Ranks(0, 1, torch.device("cpu"))
+def compete(who: Contestant, seed: int, runs: Path, out: Path) -> None:
+    """Train a contestant, unless it is trained, and ask it what has not been asked."""
+    examination = Examination(out, seed)
+    if examination.over([who.name, *(VARIANTS if who.name == "lalte" else ())]):
+        return
+    run = runs / f"{who.name}-{seed}".replace(",", "").replace(" ", "-")
+    trainer = trainer_of(who, seed, run)
+    trainer.train()
+    model = trainer.model
+    if who.name == BLIND:
+        blindfold(model)
+    examination.hold(who.name, model, trained_kept(run))
+    if who.name == "lalte":
+        for name, other in zip(VARIANTS, variants(model, seed), strict=True):
+            examination.hold(name, other, None)
+
+
+def trainer_of(who: Contestant, seed: int, run: Path) -> Trainer:
+    """The run in a folder as it stands; at its first step, with this experiment's start."""
+    score = blind if who.name == BLIND else None
     trainer = Trainer(
-        run_config(told.steps, seed, told.rate),
+        run_config(seed),
         who.config,
         run,
         run,
-        alone,
-        score=who.score,
-        batches=Mixed(LENGTH, seed),
+        Ranks(0, 1, torch.device("cpu")),
+        score=score,
+        batches=Lessons(seed),
     )
-    trainer.train()
-    model = trainer.model
-    whole = partial(ParallelModel, model, visible=online_visible)
-    if who.score is not None:
-        examine(whole(score=who.score).eval().logits, who.name, seed, told.out)
-        return
-    examine(model.logits, who.name, seed, told.out)
-    if who.name == "lalte":
-        each_token = LaLTE(replace(who.config, eviction_grid="token"))
-        each_token.load_state_dict(model.state_dict())
-        examine(each_token.logits, "lalte, G = 1", seed, told.out)
-        for rule in ("random eviction", "recency alone"):
-            other = whole(score=other_scores(rule, seed)).eval()
-            examine(other.logits, f"lalte, {rule}", seed, told.out)
+    if trainer.step == 0:
+        start(trainer.model, seed)
+    return trainer
+
+
+def trained_kept(run: Path) -> list[list[float]] | None:
+    """What each head kept of a sequence at the end of training: the controller's average."""
+    last = json.loads((run / METRICS_FILE).read_text().splitlines()[-1])
+    kept: list[list[float]] = last["kept"]
+    return kept or None
+
+
+def variants(model: LaLTE, seed: int) -> Iterator[LaLTE]:
+    """The trained laLTE with other rules for what its past keeps, as VARIANTS says."""
+    yield copied(model, eviction_grid="token")
+    random = copied(model)
+    for number, mixer in enumerate(lte_mixers(random)):
+        mixer.score = Random(seed * 1000 + number, mixer)  # type: ignore[method-assign]
+    yield random
+    untrained, fresh = copied(model), LaLTE(model.config)
+    init_weights(fresh, seed)
+    for mixer, other in zip(lte_mixers(untrained), lte_mixers(fresh), strict=True):
+        mixer.router.load_state_dict(other.router.state_dict())
+    yield untrained
+    recent = copied(model)
+    with torch.no_grad():
+        for mixer in lte_mixers(recent):
+            mixer.router.conv_stack.proj.weight.zero_()
+            mixer.router.conv_stack.proj.bias.fill_(-1)
+    yield recent
+
+
+def copied(model: LaLTE, **changes: Any) -> LaLTE:
+    other = LaLTE(replace(model.config, **changes))
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def lte_mixers(model: LaLTE) -> list[LTEAttention]:
+    return [block.attn for block in model.blocks() if isinstance(block.attn, LTEAttention)]
+
+
+@torch.no_grad()
+def blindfold(model: LaLTE) -> None:
+    """Make what `blind` trained a model of its own."""
+    for mixer in lte_mixers(model):
+        for conv in mixer.router.conv_stack.convs:
+            if isinstance(conv, GroupedConv):
+                conv.weight.copy_(without_future(conv.weight))
+
+
+class Random:
+    """Scores that are a function of a token's position alone, and above the threshold."""
+
+    def __init__(self, seed: int, mixer: LTEAttention) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._drawn = torch.rand(mixer.kv_heads, max(LENGTHS) + LENGTH, generator=generator) + 1
+        self._reach = mixer.reach
+
+    def __call__(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,  # noqa: ARG002 - what is random does not look
+        first: int,
+    ) -> torch.Tensor:
+        """As LTEAttention.score."""
+        position = torch.arange(first + self._reach, first + key.shape[1] - self._reach)
+        scores = self._drawn[:, position.clamp(min=0)]
+        return scores * (position >= 0)
+
+
+class Examination:
+    """Asks models of one seed, and writes a line for each cell that `out` does not have yet."""
+
+    def __init__(self, out: Path, seed: int) -> None:
+        self._out, self._seed = out, seed
+        lines = out.read_text().splitlines() if out.exists() else []
+        self._done = {
+            (cell["model"], cell["seed"], cell["task"], cell["length"])
+            for cell in map(json.loads, lines)
+        }
+
+    def over(self, names: Sequence[str]) -> bool:
+        """Whether each of these has been asked everything."""
+        wanted = itertools.product(names, [self._seed], TASKS, LENGTHS)
+        return self._done.issuperset(wanted)
+
+    def hold(self, name: str, model: LaLTE, trained: list[list[float]] | None) -> None:
+        for task in TASKS:
+            for length in LENGTHS:
+                if (name, self._seed, task, length) not in self._done:
+                    self._ask(name, model, task, length, trained)
+
+    def _ask(
+        self,
+        name: str,
+        model: LaLTE,
+        task: TaskName,
+        length: int,
+        trained: list[list[float]] | None,
+    ) -> None:
+        began = time.process_time()
+        cell: dict[str, Any] = {"model": name, "seed": self._seed, "task": task, "length": length}
+        cell |= answers(model, examined_task(task, length), self._seed, examined_count(length))
+        cell |= {
+            "parameters": parameters(model.config),
+            "state_bytes": nbytes(model.config, torch.float32, length),
+            "trained_kept": trained,
+            "seconds": round(time.process_time() - began, 1),
+        }
+        with self._out.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+        print(json.dumps(cell), flush=True)
+
+
+def examined_count(length: int) -> int:
+    return max(EXAMINED * LENGTH // length, LEAST_EXAMINED)
+
+
+def examined_task(name: TaskName, length: int) -> RecallTask:
+    """MQAR asks at half of its noise's places, as in training; needles ask once for each pair."""
+    questions = (length - 2 * PAIRS) // 2 if name == "mqar" else PAIRS
+    return RecallTask(name, length, PAIRS, VOCABULARY, questions)
+
+
+@torch.no_grad()
+def answers(model: LaLTE, task: RecallTask, seed: int, count: int) -> dict[str, Any]:
+    """Ask sequences that no run was trained on; right answers, and how much was kept.
+
+    near: questions whose answer is within LTE's window. kept: most tokens that a head kept at a
+    sequence's end, and the mean over heads and sequences; None without LTE.
+    """
+    every, near = Tally(), Tally()
+    kept: list[int] = []
+    for index in range(count):
+        tokens, targets = task.sample(torch.Generator().manual_seed(-1 - seed * 1_000_003 - index))
+        found, held = stream(model, tokens)
+        asked = targets != IGNORED
+        right = found[asked] == targets[asked]
+        every.add(right)
+        near.add(right[distances(tokens)[asked] <= WINDOW])
+        kept += held
+    return {
+        "right": every.right,
+        "asked": every.asked,
+        "near_right": near.right,
+        "near_asked": near.asked,
+        "kept_most": max(kept, default=None),
+        "kept_mean": round(sum(kept) / len(kept), 2) if kept else None,
+    }
+
+
+def stream(model: LaLTE, tokens: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    """Read one sequence into an empty state: the likeliest next tokens, and what heads kept."""
+    slots = StateSlots.allocate(model.config, 1)
+    logits = model.forward(tokens[None], slots.view(0))
+    return logits[0].argmax(dim=-1), [len(head.positions) for head in slots.retained(0)]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,19 @@
-"""Writes docs/results/family.md and its picture from results/family.jsonl (see family.py)."""
+"""Writes docs/results/family.md and its picture from results/family.jsonl (see family.py).
+
+The eviction grid's part takes results/family_books.json too (see family_books.py), if it is there.
+"""
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import family
 import matplotlib as mpl
+from family_setting import BATCH, BUDGET, LENGTHS, LESSONS, PAIRS, RATE, STEPS, TOKENS, WINDOW
+from family_setting import LENGTH as TRAINED
+from family_setting import VOCABULARY as SYMBOLS
 
 mpl.use("svg")
 mpl.rcParams["svg.hashsalt"] = "memoryd"
@@ -15,75 +21,232 @@ mpl.rcParams["svg.hashsalt"] = "memoryd"
 from matplotlib import pyplot as plt  # noqa: E402  the backend is chosen first
 
 Cell = dict[str, Any]
+Figure = Callable[[Cell], float]
 
-CELLS = Path(__file__).parent / "results" / "family.jsonl"
+BOOKS = family.RESULTS.with_name("family_books.json")
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "family.md"
 PICTURE = PAGE.with_suffix(".svg")
-MEMBERS = ("gdn", "gdn-swa", "lalte", "lansa", "transformer++")
+MEMBERS = {
+    "gdn": "GDN",
+    "gdn-swa": "GDN+SWA",
+    "lalte": "laLTE",
+    "lansa": "laNSA",
+    "transformer++": "Transformer++",
+}
+RULES = {
+    "lalte": "laLTE as it is",
+    "lalte, token alone": "router sees the token alone (trained so)",
+    "lalte, no future": "router does not see what follows (trained so)",
+    "lalte, untrained router": "router as it was initialised",
+    "lalte, random eviction": "what is kept is drawn at random",
+    "lalte, recency alone": "nothing but sinks and window is kept",
+    "lalte, G = 1": "the past changes at each token (G = 1)",
+}
 TITLES = {"mqar": "MQAR", "needle": "Needles"}
+LOOSE = 0.02  # shares of right answers closer than this are called equal
 
 
 def main() -> None:
-    cells = [json.loads(line) for line in CELLS.read_text().splitlines()]
-    seeds = sorted({cell["seed"] for cell in cells})
+    cells = [json.loads(line) for line in family.RESULTS.read_text().splitlines()]
     draw(cells)
+    mqar, needles = (of_task(cells, task) for task in TITLES)
     parts = [
         "# The family, trained and asked at a small size",
         "Written by `python bench/family_table.py` from bench/results/family.jsonl, which "
         "`python bench/family.py --runs FOLDER` makes (and goes on with, if it was stopped).",
-        setting(seeds),
+        setting(cells),
         f"![Share of right answers by length]({PICTURE.name})",
+        "## What each member keeps of a stream",
+        states(cells),
+        "## MQAR, every question",
+        by_length(mqar, MEMBERS, share),
+        "## MQAR, answers within LTE's window",
+        by_length(mqar, MEMBERS, near),
+        "## Needles, all of them beyond every window",
+        by_length(needles, MEMBERS, share),
+        "## What follows",
+        verdict(mqar, needles),
+        "## What LTE's router adds",
+        "The share of right answers at needles, then at MQAR. Rules that are not trained are put "
+        "on the trained laLTE.",
+        by_length(needles, RULES, share),
+        by_length(mqar, RULES, share),
+        kept(cells),
+        "## The grid of eviction",
+        grid(),
+        tried(),
     ]
-    for task, title in TITLES.items():
-        parts += [f"## {title}", table([c for c in cells if c["task"] == task])]
     PAGE.write_text("\n\n".join(parts) + "\n")
     print(f"written: {PAGE}")
 
 
-def setting(seeds: Sequence[int]) -> str:
-    pairs = ", ".join(f"{count} in {TITLES[task]}" for task, count in family.PAIRS.items())
-    return (
-        f"Models of 1.1 million parameters, 4 layers, {family.VOCABULARY} symbols, trained on "
-        f"sequences of {family.LENGTH} tokens, half MQAR and half needles, the same sequences for "
-        f"each (pairs a sequence: {pairs}). Window and budget of LTE are 32, the window of SWA is "
-        f"64. Each figure is the share of right answers, mean and range over seeds "
-        f"{', '.join(map(str, seeds))}. Rows below the members: the router read each token alone "
-        "or without what follows it (trained so); a trained laLTE whose past is evicted at each "
-        "token (G = 1) and not at each block, at random, or wholly."
+def setting(cells: Sequence[Cell]) -> str:
+    seeds = ", ".join(str(seed) for seed in sorted({cell["seed"] for cell in cells}))
+    sizes = [cell["parameters"] for cell in cells if cell["model"] in MEMBERS]
+    lessons = "; ".join(
+        f"{x.steps} steps of {x.rows} sequences of {x.length} tokens, {x.pairs // 2} to {x.pairs} "
+        "pairs"
+        for x in LESSONS
+    )
+    counts = ", ".join(f"{family.examined_count(n)} of {n:,}" for n in LENGTHS)
+    return "\n\n".join(
+        [
+            f"Four layers, {min(sizes):,} to {max(sizes):,} parameters (widths of MLPs make up for "
+            f"what mixers differ in), {SYMBOLS} symbols, of them {(SYMBOLS - 3) // 4} keys and as "
+            f"many values. Every member reads the same {TOKENS:,} tokens, MQAR and needles by "
+            f"turns: {lessons}. AdamW, rate {RATE:g} with {STEPS} steps' cosine, bf16 products, at "
+            f"most {BATCH} sequences a step. Window and budget of LTE are {WINDOW} and {BUDGET} "
+            f"(sinks included), its blocks 16; the window of SWA is {WINDOW + BUDGET}.",
+            f"Examined are fresh sequences with {PAIRS} pairs: {counts} tokens for each task and "
+            "seed. MQAR tells all pairs first and asks at half of the other places; needles are "
+            "hidden in noise and asked once, at the very end. Sequences are answered as a session "
+            "answers them, block by block through its state, with hard budgets; positions of "
+            f"retained tokens are bounded to {TRAINED}, so that up to the trained length they are "
+            "the absolute ones of training. Each figure is the share of right answers, mean and "
+            f"range over the models of seeds {seeds}; by chance it would be "
+            f"{1 / ((SYMBOLS - 3) // 4):.2f}.",
+        ]
     )
 
 
-def table(cells: Sequence[Cell]) -> str:
-    others = [name for name in dict.fromkeys(c["model"] for c in cells) if name not in MEMBERS]
-    head = ["", *(f"{length:,}" for length in family.LENGTHS)]
-    rows: Iterable[list[str]] = (
-        [name, *(figure(cells, name, length) for length in family.LENGTHS)]
-        for name in (*MEMBERS, *others)
+def states(cells: Sequence[Cell]) -> str:
+    sizes = {(cell["model"], cell["length"]): cell["state_bytes"] for cell in cells}
+    counts = {cell["model"]: cell["parameters"] for cell in cells}
+    head = ["", "parameters", *(f"bytes at {length:,}" for length in LENGTHS)]
+    rows = [
+        [title, f"{counts[name]:,}", *(f"{sizes[name, length]:,}" for length in LENGTHS)]
+        for name, title in MEMBERS.items()
+        if name in counts
+    ]
+    return markdown(head, rows)
+
+
+def by_length(cells: Sequence[Cell], names: dict[str, str], figure: Figure) -> str:
+    known = {cell["model"] for cell in cells}
+    rows = (
+        [title, *(spread(figures(cells, name, length, figure)) for length in LENGTHS)]
+        for name, title in names.items()
+        if name in known
     )
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(["", *(f"{length:,}" for length in LENGTHS)], rows)
 
 
-def figure(cells: Sequence[Cell], name: str, length: int) -> str:
-    found = accuracies(cells, name, length)
+def verdict(mqar: Sequence[Cell], needles: Sequence[Cell]) -> str:
+    """Each claim of the method, and what came of it, at every length."""
+    claims = [
+        ("Within the window, laLTE against GDN+SWA", mqar, "gdn-swa", near),
+        ("Needles, laLTE against GDN+SWA", needles, "gdn-swa", share),
+        ("Needles, laLTE against GDN", needles, "gdn", share),
+        ("MQAR, laLTE against GDN+SWA", mqar, "gdn-swa", share),
+        ("MQAR, laLTE against GDN", mqar, "gdn", share),
+    ]
+    rows = [
+        [claim, *(compared(cells, other, length, figure) for length in LENGTHS)]
+        for claim, cells, other, figure in claims
+    ]
+    return f"Means over seeds; differences under {LOOSE} are called equal.\n\n" + markdown(
+        ["", *(f"{length:,}" for length in LENGTHS)], rows
+    )
+
+
+def compared(cells: Sequence[Cell], other: str, length: int, figure: Figure) -> str:
+    ours, theirs = (figures(cells, name, length, figure) for name in ("lalte", other))
+    if not ours or not theirs:
+        return "-"
+    gain = statistics.mean(ours) - statistics.mean(theirs)
+    word = "equal" if abs(gain) < LOOSE else "better" if gain > 0 else "worse"
+    return f"{word} ({gain:+.2f})"
+
+
+def kept(cells: Sequence[Cell]) -> str:
+    """What the controller made of the heads, and what they held when they were asked."""
+    own = [cell for cell in cells if cell["model"] == "lalte"]
+    trained = {
+        cell["seed"]: [head for layer in cell["trained_kept"] for head in layer] for cell in own
+    }
+    heads = [head for seed in trained.values() for head in seed]
+    rows = [
+        [str(seed), ", ".join(f"{head:.0f}" for head in sorted(trained[seed]))]
+        for seed in sorted(trained)
+    ]
+    return "\n\n".join(
+        [
+            f"Tokens of a sequence of {TRAINED} that each of laLTE's heads kept at the end of "
+            f"training, where nothing but the penalty holds them to {BUDGET}: "
+            f"{sum(head <= BUDGET for head in heads)} of {len(heads)} heads are within it, "
+            f"{sum(0.95 * BUDGET <= head <= BUDGET for head in heads)} of them in [0.95 B, B].",
+            markdown(["seed", "heads, by what they keep"], rows),
+            f"Asked, a head held at most {max(cell['kept_most'] for cell in own)} tokens at a "
+            f"sequence's end, on average "
+            f"{statistics.mean(cell['kept_mean'] for cell in own):.1f}.",
+        ]
+    )
+
+
+def grid() -> str:
+    parts = ["Same weights, G = C (what is served) against G = 1 (the paper). Tasks: above."]
+    if BOOKS.exists():
+        run = json.loads(BOOKS.read_text())
+        facts = run["figures"]
+        rows = [
+            [
+                name,
+                f"{found['perplexity_to_trained_length']:.4f}",
+                f"{found['perplexity_beyond']:.4f}",
+                f"{found['kept_mean']:.1f}",
+            ]
+            for name, found in facts["grids"].items()
+        ]
+        parts += [
+            f"Perplexity a byte: a laLTE of {facts['parameters']:,} parameters, trained on "
+            f"{facts['bytes_trained']:,} bytes of books, reads {facts['streams']} streams of "
+            f"{facts['stream_bytes']:,} bytes of a book that it was not trained on "
+            f"(`{run['command']}`).",
+            markdown(["", f"first {TRAINED} bytes", "the rest", "kept a head, at the end"], rows),
+        ]
+    return "\n\n".join(parts)
+
+
+def tried() -> str:
+    return ""
+
+
+def of_task(cells: Sequence[Cell], task: str) -> list[Cell]:
+    return [cell for cell in cells if cell["task"] == task]
+
+
+def share(cell: Cell) -> float:
+    return float(cell["right"] / cell["asked"])
+
+
+def near(cell: Cell) -> float:
+    return float(cell["near_right"] / cell["near_asked"])
+
+
+def figures(cells: Sequence[Cell], name: str, length: int, figure: Figure) -> list[float]:
+    return [figure(c) for c in cells if (c["model"], c["length"]) == (name, length)]
+
+
+def spread(found: Sequence[float]) -> str:
     if not found:
         return "-"
     return f"{statistics.mean(found):.2f} ({min(found):.2f}-{max(found):.2f})"
 
 
-def accuracies(cells: Sequence[Cell], name: str, length: int) -> list[float]:
-    return [c["accuracy"] for c in cells if (c["model"], c["length"]) == (name, length)]
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def draw(cells: Sequence[Cell]) -> None:
     shown, axes = plt.subplots(1, len(TITLES), figsize=(9, 3.2), sharey=True)
     for axis, (task, title) in zip(axes, TITLES.items(), strict=True):
-        of_task = [cell for cell in cells if cell["task"] == task]
-        for name in MEMBERS:
-            lines = [(x, accuracies(of_task, name, x)) for x in family.LENGTHS]
+        asked = of_task(cells, task)
+        for name, label in MEMBERS.items():
+            lines = [(x, figures(asked, name, x, share)) for x in LENGTHS]
             known = [(x, statistics.mean(found)) for x, found in lines if found]
             if known:
-                axis.plot(*zip(*known, strict=True), marker="o", label=name)
+                axis.plot(*zip(*known, strict=True), marker="o", label=label)
         axis.set(title=title, xlabel="tokens", ylim=(-0.05, 1.05))
         axis.set_xscale("log", base=2)
     axes[0].set_ylabel("right answers")
