@@ -9,9 +9,12 @@ import tokenizers
 
 from harness.metaspace import train_metaspace_spec, write_sentencepiece
 from lalte.checkpoints.errors import CheckpointError
+from lalte.checkpoints.gguf_tokenizer import adds_bos
+from lalte.checkpoints.gguf_tokenizer import tokenizer_json as gguf_tokenizer_json
 from lalte.checkpoints.hub_folder import read_text_files
 from lalte.checkpoints.sentencepiece import Piece, PieceKind, merges_of, read_sentencepiece
 from lalte.text import Tokenizer
+from lalte.text.metaspace import BYTE_TOKENS
 
 TEXTS = ["the abc don't forget", "    é 字字 12", "ab the  the\tab", "été\nabc", "<s> <0x0A> a"]
 
@@ -41,6 +44,27 @@ def test_other_programs_read_what_is_written(spec, tmp_path: Path):
     ids = theirs.encode("the abc 字").ids
     assert ids[0] == theirs.token_to_id("<s>")
     assert theirs.decode(ids) == "the abc 字"
+
+
+def test_a_gguf_file_s_vocabulary_gives_the_same_ids(spec):
+    """llama.cpp stores pieces, scores and types as SentencePiece has them."""
+    vocab, added = spec["model"]["vocab"], {token["content"] for token in spec["added_tokens"]}
+    ranks = {"".join(merge): -float(i) for i, merge in enumerate(spec["model"]["merges"])}
+    kinds = {"<unk>": 2} | dict.fromkeys(added - {"<unk>"}, 3) | dict.fromkeys(BYTE_TOKENS, 6)
+    fields = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": list(vocab),
+        "tokenizer.ggml.scores": [ranks.get(token, -1e6) for token in vocab],
+        "tokenizer.ggml.token_type": [kinds.get(token, 1) for token in vocab],
+        "tokenizer.ggml.bos_token_id": vocab["<s>"],
+    }
+    text = gguf_tokenizer_json("m.gguf", fields)
+    ours, published = Tokenizer.from_json(text), Tokenizer.from_json(json.dumps(spec))
+    assert ours.special_ids == published.special_ids
+    for text in TEXTS:
+        assert ours.encode_plain(text) == published.encode_plain(text)
+    assert adds_bos(fields)
+    assert not adds_bos(fields | {"tokenizer.ggml.add_bos_token": False})
 
 
 def test_merges_are_those_of_the_usual_conversion():

@@ -14,7 +14,7 @@ import torch
 from gguf.quants import dequantize
 
 from lalte.checkpoints.errors import CheckpointError
-from lalte.checkpoints.gguf_tokenizer import tokenizer_json
+from lalte.checkpoints.gguf_tokenizer import adds_bos, tokenizer_json
 from lalte.checkpoints.hashing import sha256_hex
 from lalte.checkpoints.llama import LlamaCheckpoint, LlamaDimensions, check_tensors
 
@@ -71,7 +71,7 @@ def read_gguf(path: Path) -> LlamaCheckpoint:
         chat_template=fields.get("tokenizer.chat_template"),
         bos=_token(tokens, fields.get("tokenizer.ggml.bos_token_id")),
         eos=_token(tokens, eos),
-        add_bos=bool(fields.get("tokenizer.ggml.add_bos_token", False)),
+        add_bos=adds_bos(fields),
         stop_ids=frozenset() if eos is None else frozenset({int(eos)}),
         license=str(fields.get("general.license", "")),
         sha256=sha256_hex([path]),

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from lalte.checkpoints.errors import CheckpointError
+from lalte.checkpoints.sentencepiece import Piece, PieceKind, tokenizer_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,15 +32,18 @@ _PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
 def tokenizer_json(source: str, fields: Mapping[str, Any]) -> str:
     """Write the tokenizer.json of a GGUF's metadata `fields`.
 
-    Raises CheckpointError for tokenizers other than byte-level BPE with a known pre-tokenizer.
+    Raises CheckpointError for tokenizers other than SentencePiece's BPE, which llama.cpp calls
+    "llama", and byte-level BPE with a known pre-tokenizer.
     """
     model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    if model == "llama":
+        return json.dumps(_sentencepiece(fields), ensure_ascii=False, indent=1)
     if model != "gpt2" or pre not in _PRE_TOKENIZERS:
         raise CheckpointError(
             source,
-            f"its tokenizer is {model!r} with pre-tokenizer {pre!r}; supported are 'gpt2' with "
-            f"{sorted(_PRE_TOKENIZERS)}. Convert the model's safetensors folder instead, which "
-            "brings its own tokenizer.json",
+            f"its tokenizer is {model!r} with pre-tokenizer {pre!r}; supported are 'llama', and "
+            f"'gpt2' with {sorted(_PRE_TOKENIZERS)}. Convert the model's safetensors folder "
+            "instead, which brings its own tokenizer.json",
         )
     tokens: Sequence[str] = fields["tokenizer.ggml.tokens"]
     types: Sequence[int] = fields["tokenizer.ggml.token_type"]
@@ -79,3 +83,23 @@ def tokenizer_json(source: str, fields: Mapping[str, Any]) -> str:
         },
     }
     return json.dumps(spec, ensure_ascii=False, indent=1)
+
+
+def adds_bos(fields: Mapping[str, Any]) -> bool:
+    """Whether every stream starts with BOS; llama.cpp's default depends on the tokenizer."""
+    default = fields.get("tokenizer.ggml.model") == "llama"
+    return bool(fields.get("tokenizer.ggml.add_bos_token", default))
+
+
+def _sentencepiece(fields: Mapping[str, Any]) -> dict[str, Any]:
+    tokens: Sequence[str] = fields["tokenizer.ggml.tokens"]
+    scores, types = fields["tokenizer.ggml.scores"], fields["tokenizer.ggml.token_type"]
+    pieces = [
+        Piece(text, float(score), PieceKind(kind))  # llama.cpp's types are SentencePiece's
+        for text, score, kind in zip(tokens, scores, types, strict=True)
+    ]
+    return tokenizer_spec(
+        pieces,
+        dummy_prefix=bool(fields.get("tokenizer.ggml.add_space_prefix", True)),
+        bos=tokens[fields.get("tokenizer.ggml.bos_token_id", 1)] if adds_bos(fields) else "",
+    )

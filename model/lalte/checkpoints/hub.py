@@ -125,7 +125,9 @@ def download(
             "where it stopped",
             error,
         )
-    licenses = [tag.removeprefix("license:") for tag in info.tags or [] if "license:" in tag]
+    licenses = [
+        tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")
+    ]
     return HubFolder(repository, commit, place, names, (licenses or [""])[0])
 
 

@@ -27,7 +27,7 @@ _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
 
 class PieceKind(IntEnum):
-    """SentencePiece.Type; the values that other kinds of text have do not occur in BPE."""
+    """SentencePiece.Type. Only NORMAL pieces are what merges are made of."""
 
     NORMAL = 1
     UNKNOWN = 2
