@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,13 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from lalte_kernels.gated_delta_rule import triton as gated_delta_rule
+from lalte_kernels.nsa import Sparsity
+from lalte_kernels.nsa import triton as nsa
 from lalte_kernels.null_attention import triton as null_attention
 from lalte_kernels.retained_update import triton as retained_update
+from lalte_kernels.retained_visibility import triton as retained_visibility
+from lalte_kernels.retention_score import Router
+from lalte_kernels.retention_score import triton as retention_score
 from lalte_kernels.rope import triton as rope
 from lalte_kernels.short_conv import triton as short_conv
 from lalte_kernels.sparse_attention import triton as sparse_attention
@@ -95,10 +101,6 @@ def launches() -> Iterator[tuple[str, str]]:
             q, k, v = grads((1, 2, group, n, d), rows, rows, dtype=dtype)
             visible = torch.ones(1, 2, n, 64, dtype=torch.bool)
             learn(sparse_attention.sparse_attention(q, k, v, visible))
-            yield "null_attention", f"{name}, head {d}, group {group}, queries {n}"
-            (logit,) = grads((1, 2, group, n))
-            visible = torch.ones(1, 2, n, 320, dtype=torch.bool)
-            learn(null_attention.null_attention(q, k, v, visible, logit))
         yield "rope", f"{name}, head 64"
         (x,) = grads((1, 8, 64, 64), dtype=dtype)
         rope.rope(x, torch.zeros(64, dtype=torch.int64), 1e4)
@@ -108,6 +110,7 @@ def launches() -> Iterator[tuple[str, str]]:
     retained_update.retained_update(
         *(torch.zeros(8, 512), position, torch.zeros(8, 256), 1024, budgets, 4, 64)
     )
+    yield from launches_of_fewer_shapes()
     # A size of 1 is compiled in as a constant, so kernels differ where sizes are 1.
     yield "gated_delta_rule", "every size 1"
     row, head, one = (1, 1, 1, 1), (1, 1, 1), (1, 1)
@@ -119,9 +122,55 @@ def launches() -> Iterator[tuple[str, str]]:
     yield "sparse_attention", "every size 1"
     q, k, v = grads((1, 1, 1, 1, 1), row, row)
     learn(sparse_attention.sparse_attention(q, k, v, torch.ones(row, dtype=torch.bool)))
+    yield "null_attention", "every size 1"
+    with torch.no_grad():
+        null_attention.null_attention(q, k, v, torch.ones(row, dtype=torch.bool), *grads(row))
+    yield "nsa", "every size 1"
+    start = torch.zeros(1, dtype=torch.int64)
+    with torch.no_grad():
+        nsa.nsa(q, k, v, k, v, torch.zeros(1, 1, 1, 1, 3), start, Sparsity(1, 3, 1))
     yield "retained_update", "every size 1"
     position, budgets = torch.zeros(one, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
     retained_update.retained_update(torch.zeros(one), position, torch.zeros(one), 1, budgets, 1, 1)
+    yield "retained_visibility", "every size 1"
+    retained_visibility.retained_visibility(
+        *(torch.zeros(one), position, torch.zeros(one), 1, 1, budgets, 1)
+    )
+
+
+def launches_of_fewer_shapes() -> Iterator[tuple[str, str]]:
+    """As `launches`, for ops whose kernels differ less from shape to shape, or are shared."""
+    start = torch.zeros(1, dtype=torch.int64)
+    half = torch.bfloat16
+    for dtype, d, group in ((torch.float32, 64, 3), (half, 128, 4), (half, 256, 1)):
+        shape = f"{str(dtype).removeprefix('torch.')}, head {d}, group {group}, queries 64"
+        q, k, v = grads((1, 2, group, 64, d), (1, 2, 320, d), (1, 2, 320, d), dtype=dtype)
+        yield "nsa", shape
+        blocks = (1, 2, 5, d)
+        pooled_k, pooled_v, gates = grads(blocks, blocks, (1, 2, group, 64, 3), dtype=dtype)
+        learn(nsa.nsa(q, k, v, pooled_k, pooled_v, gates, start, Sparsity(64, 16, 512)))
+        yield "null_attention", shape  # backwards it is sparse attention
+        visible, (logit,) = torch.ones(1, 2, 64, 320, dtype=torch.bool), grads((1, 2, group, 64))
+        with torch.no_grad():
+            null_attention.null_attention(q, k, v, visible, logit)
+    yield "nsa", "bfloat16, head 64, group 4, 1 query, room for a million tokens"
+    q, gates = (torch.zeros(1, 1, 4, 1, size, dtype=half) for size in (64, 3))
+    rows, pooled = (q[:, :, 0].expand(1, 1, count, 64) for count in (2**20, 2**14))
+    nsa.nsa(q, rows, rows, pooled, pooled, gates, start, Sparsity(64, 16, 512))
+    for dtype, d in ((torch.float32, 256), (half, 64)):
+        yield "retention_score", f"{str(dtype).removeprefix('torch.')}, head {d}, 64 tokens"
+        sizes = list(pairwise((2 * d, d, d // 2, d // 4)))
+        weights = grads(*((2 * out, into, 1, 3) for into, out in sizes), dtype=dtype)
+        biases = grads(*((2 * out,) for _, out in sizes), dtype=dtype)
+        projection, bias = grads((2, d // 4, 1, 1), (2,), dtype=dtype)
+        router = Router(tuple(weights), tuple(biases), projection, bias, dilation=2)
+        k, v = grads((2, 76, d), (2, 76, d), dtype=dtype)
+        learn(retention_score.retention_score(k, v, router, 0, 64))
+    yield "retained_visibility", "512 rows, window of 256, 64 queries"
+    position, budgets = torch.zeros(8, 512, dtype=torch.int64), torch.zeros(8, dtype=torch.int64)
+    retained_visibility.retained_visibility(
+        *(torch.zeros(8, 512), position, torch.zeros(8, 64), 256, 1024, budgets, 4)
+    )
 
 
 def compile_all(capability: int) -> list[Compiled]:

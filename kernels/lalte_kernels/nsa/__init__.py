@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # Block 0, the query's own block and the one before it are chosen whatever their scores.
 ALWAYS_CHOSEN = 3
 
-OP = Op("nsa", reference.nsa, cpu.nsa, portable=True)
+OP = Op("nsa", reference.nsa, cpu.nsa, gpu=("triton",), portable=True)
 POOL = Op("pool_blocks", reference.pool_blocks, cpu.pool_blocks, portable=True)
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from lalte_kernels.sparse_attention.triton import refused_queries
+from lalte_kernels.sparse_attention.triton import refused_rows
 from lalte_kernels.sparse_attention.triton.masked import Mask, attend
 
 
 def refusal(
     q: torch.Tensor,
-    k: torch.Tensor,  # noqa: ARG001 - one signature with the op
-    v: torch.Tensor,  # noqa: ARG001
-    visible: torch.Tensor,  # noqa: ARG001
+    k: torch.Tensor,
+    v: torch.Tensor,
+    visible: torch.Tensor,  # noqa: ARG001 - one signature with the op
     null_logit: torch.Tensor,  # noqa: ARG001
 ) -> str | None:
     """Why these arguments must go elsewhere, or None."""
-    return refused_queries(q)
+    return refused_rows(q, k, v)
 
 
 def null_attention(

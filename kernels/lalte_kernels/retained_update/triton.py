@@ -72,6 +72,40 @@ def _score(
 
 
 @triton.jit
+def held_once_decided(
+    logit,
+    position,
+    leaving_logit,
+    head,
+    candidate,
+    budget,
+    first_position,
+    sinks,
+    rows,
+    n,
+    decided,
+    COMPARED: tl.constexpr,
+):
+    """Which candidates are held once the first `decided` of the leaving are."""
+    score, worth = _score(
+        *(logit, position, leaving_logit, head, candidate),
+        *(first_position, sinks, rows, n, decided),
+    )
+    above = tl.zeros([candidate.shape[0]], dtype=tl.int32)
+    for first in range(0, rows + decided, COMPARED):
+        other = first + tl.arange(0, COMPARED)
+        other_score, other_worth = _score(
+            *(logit, position, leaving_logit, head, other),
+            *(first_position, sinks, rows, n, decided),
+        )
+        older = other[:, None] < candidate[None, :]
+        better = other_score[:, None] > score[None, :]
+        better |= (other_score[:, None] == score[None, :]) & older
+        above += tl.sum((better & other_worth[:, None]).to(tl.int32), axis=0)
+    return worth & (above < budget)
+
+
+@triton.jit
 def _decide(
     logit,
     position,
@@ -87,24 +121,11 @@ def _decide(
     COMPARED: tl.constexpr,
 ):
     step, head = tl.program_id(0), tl.program_id(1)
-    decided = (step + 1) * block
     candidate = tl.arange(0, CANDIDATES)
-    score, worth = _score(
-        *(logit, position, leaving_logit, head, candidate),
-        *(first_position, sinks, rows, n, decided),
+    stays = held_once_decided(
+        *(logit, position, leaving_logit, head, candidate, tl.load(budgets + head)),
+        *(first_position, sinks, rows, n, (step + 1) * block, COMPARED),
     )
-    above = tl.zeros([CANDIDATES], dtype=tl.int32)
-    for first in range(0, rows + decided, COMPARED):
-        other = first + tl.arange(0, COMPARED)
-        other_score, other_worth = _score(
-            *(logit, position, leaving_logit, head, other),
-            *(first_position, sinks, rows, n, decided),
-        )
-        older = other[:, None] < candidate[None, :]
-        better = other_score[:, None] > score[None, :]
-        better |= (other_score[:, None] == score[None, :]) & older
-        above += tl.sum((better & other_worth[:, None]).to(tl.int32), axis=0)
-    stays = worth & (above < tl.load(budgets + head))
     place = tl.cumsum(stays.to(tl.int32), axis=0) - 1
     row = (step * tl.num_programs(1) + head) * rows
     tl.store(held + row + place, candidate.to(tl.int64) + 1, mask=stays)

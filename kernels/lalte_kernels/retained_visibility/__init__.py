@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     import torch
 
 OP = Op(
-    "retained_visibility", reference.retained_visibility, cpu.retained_visibility, portable=True
+    "retained_visibility",
+    reference.retained_visibility,
+    cpu.retained_visibility,
+    gpu=("triton",),
+    portable=True,
 )
 
 

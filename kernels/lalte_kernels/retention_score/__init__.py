@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Router", "retention_score"]
 
-OP = Op("retention_score", reference.retention_score, cpu.retention_score, portable=True)
+OP = Op(
+    "retention_score",
+    reference.retention_score,
+    cpu.retention_score,
+    gpu=("triton",),
+    portable=True,
+)
 
 
 def retention_score(

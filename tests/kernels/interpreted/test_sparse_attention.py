@@ -72,8 +72,11 @@ def test_half_precision_sums_in_float32():
     close(actual, reference.sparse_attention(*given, *masks))
 
 
-def test_float64_is_refused():
+def test_what_the_kernels_cannot_multiply_is_refused():
     q, k, v = inputs(1, 1, 1, 1, 16, 4)
     visible = torch.ones(1, 1, 1, 4, dtype=torch.bool)
     assert triton.refusal(q, k, v, visible) is None
     assert "float64" in triton.refusal(q.double(), k.double(), v.double(), visible)
+    assert "float32 and torch.float16" in triton.refusal(q, k, v.half(), visible)
+    wide = torch.zeros(1, 1, 1, 1, 257)
+    assert "257" in triton.refusal(wide, wide[0], wide[0], visible)

@@ -17,19 +17,22 @@ WIDEST_HEAD = 256  # columns that shared memory has room for
 
 def refusal(
     q: torch.Tensor,
-    k: torch.Tensor,  # noqa: ARG001 - one signature with the op
-    v: torch.Tensor,  # noqa: ARG001
-    visible: torch.Tensor,  # noqa: ARG001
+    k: torch.Tensor,
+    v: torch.Tensor,
+    visible: torch.Tensor,  # noqa: ARG001 - one signature with the op
     earlier: torch.Tensor | None = None,  # noqa: ARG001
 ) -> str | None:
     """Why these arguments must go elsewhere, or None."""
-    return refused_queries(q)
+    return refused_rows(q, k, v)
 
 
-def refused_queries(q: torch.Tensor) -> str | None:
-    """Why queries like these cannot be taken by kernels that are made of `tiles`, or None."""
+def refused_rows(q: torch.Tensor, *others: torch.Tensor) -> str | None:
+    """Why kernels that are made of `tiles` cannot take such rows, or None."""
     if q.dtype not in DTYPES:
         return f"it takes float32, bfloat16 and float16, not {q.dtype}"
+    for other in others:
+        if other.dtype != q.dtype:
+            return f"it multiplies numbers of one kind, not {q.dtype} and {other.dtype}"
     if q.shape[-1] > WIDEST_HEAD:
         return f"heads have {q.shape[-1]} columns, more than {WIDEST_HEAD}"
     return None

@@ -1,10 +1,10 @@
 """What the kernels of any softmax attention share: one step of it, forwards and backwards.
 
-A step meets a tile of rows (queries, of all heads that share a KV head) with a tile of keys, `seen`
-saying which rows see which keys. Rows and keys are numbers of rows of their matrices; where they lie
-and which meet is the kernels' business. Forwards the softmax is taken in passing, with the highest
-score so far and the sum below it. Backwards the weights are e^(score - logsum), as in FlashAttention
-(arXiv 2205.14135), and what a row's weights gain all together, `shares`, is grad . output.
+A step meets a tile of rows (queries, of all heads that share a KV head) with a tile of keys; `seen`
+says which rows see which keys. Rows and keys are numbers of rows of their matrices; which meet is
+the kernels' business. Forwards the softmax is taken in passing, with the highest score so far and
+the sum below it. Backwards the weights are e^(score - logsum), as in FlashAttention (arXiv
+2205.14135); `shares` is what a row's weights gain all together, grad . output.
 """
 
 from __future__ import annotations
