@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from family_setting import (
+    BUDGET,
     LENGTH,
     LENGTHS,
     PAIRS,
@@ -243,10 +244,11 @@ def examined_task(name: TaskName, length: int) -> RecallTask:
 def answers(model: LaLTE, task: RecallTask, seed: int, count: int) -> dict[str, Any]:
     """Ask sequences that no run was trained on; right answers, and how much was kept.
 
-    near: questions whose answer is within LTE's window. kept: most tokens that a head kept at a
-    sequence's end, and the mean over heads and sequences; None without LTE.
+    near: questions whose answer is within LTE's window; far: those beyond any window. kept: most
+    tokens that a head kept at a sequence's end, and the mean over heads and sequences; None without
+    LTE.
     """
-    every, near = Tally(), Tally()
+    every, near, far = Tally(), Tally(), Tally()
     kept: list[int] = []
     for index in range(count):
         tokens, targets = task.sample(torch.Generator().manual_seed(-1 - seed * 1_000_003 - index))
@@ -254,13 +256,17 @@ def answers(model: LaLTE, task: RecallTask, seed: int, count: int) -> dict[str, 
         asked = targets != IGNORED
         right = found[asked] == targets[asked]
         every.add(right)
-        near.add(right[distances(tokens)[asked] <= WINDOW])
+        distance = distances(tokens)[asked]
+        near.add(right[distance <= WINDOW])
+        far.add(right[distance > WINDOW + BUDGET])
         kept += held
     return {
         "right": every.right,
         "asked": every.asked,
         "near_right": near.right,
         "near_asked": near.asked,
+        "far_right": far.right,
+        "far_asked": far.asked,
         "kept_most": max(kept, default=None),
         "kept_mean": round(sum(kept) / len(kept), 2) if kept else None,
     }

@@ -55,22 +55,22 @@ def main() -> None:
         "Written by `python bench/family_table.py` from bench/results/family.jsonl, which "
         "`python bench/family.py --runs FOLDER` makes (and goes on with, if it was stopped).",
         setting(cells),
-        f"![Share of right answers by length]({PICTURE.name})",
+        f"![Right answers beyond every window, by length]({PICTURE.name})",
         "## What each member keeps of a stream",
         states(cells),
-        "## MQAR, every question",
-        by_length(mqar, MEMBERS, share),
-        "## MQAR, answers within LTE's window",
+        f"## MQAR, answers at most {WINDOW} back: within every window",
         by_length(mqar, MEMBERS, near),
-        "## Needles, all of them beyond every window",
-        by_length(needles, MEMBERS, share),
+        f"## MQAR, answers more than {WINDOW + BUDGET} back: beyond every window",
+        by_length(mqar, MEMBERS, far),
+        "## Needles beyond every window",
+        by_length(needles, MEMBERS, far),
         "## What follows",
         verdict(mqar, needles),
         "## What LTE's router adds",
-        "The share of right answers at needles, then at MQAR. Rules that are not trained are put "
-        "on the trained laLTE.",
-        by_length(needles, RULES, share),
-        by_length(mqar, RULES, share),
+        "Right answers beyond every window, at needles, then at MQAR. Rules that are not trained "
+        "are put on the trained laLTE.",
+        by_length(needles, RULES, far),
+        by_length(mqar, RULES, far),
         kept(cells),
         "## The grid of eviction",
         grid(),
@@ -134,11 +134,11 @@ def by_length(cells: Sequence[Cell], names: dict[str, str], figure: Figure) -> s
 def verdict(mqar: Sequence[Cell], needles: Sequence[Cell]) -> str:
     """Each claim of the method, and what came of it, at every length."""
     claims = [
-        ("Within the window, laLTE against GDN+SWA", mqar, "gdn-swa", near),
-        ("Needles, laLTE against GDN+SWA", needles, "gdn-swa", share),
-        ("Needles, laLTE against GDN", needles, "gdn", share),
-        ("MQAR, laLTE against GDN+SWA", mqar, "gdn-swa", share),
-        ("MQAR, laLTE against GDN", mqar, "gdn", share),
+        ("MQAR within, laLTE against GDN+SWA", mqar, "gdn-swa", near),
+        ("Needles, laLTE against GDN+SWA", needles, "gdn-swa", far),
+        ("Needles, laLTE against GDN", needles, "gdn", far),
+        ("MQAR beyond, laLTE against GDN+SWA", mqar, "gdn-swa", far),
+        ("MQAR beyond, laLTE against GDN", mqar, "gdn", far),
     ]
     rows = [
         [claim, *(compared(cells, other, length, figure) for length in LENGTHS)]
@@ -215,12 +215,12 @@ def of_task(cells: Sequence[Cell], task: str) -> list[Cell]:
     return [cell for cell in cells if cell["task"] == task]
 
 
-def share(cell: Cell) -> float:
-    return float(cell["right"] / cell["asked"])
-
-
 def near(cell: Cell) -> float:
     return float(cell["near_right"] / cell["near_asked"])
+
+
+def far(cell: Cell) -> float:
+    return float(cell["far_right"] / cell["far_asked"])
 
 
 def figures(cells: Sequence[Cell], name: str, length: int, figure: Figure) -> list[float]:
@@ -243,7 +243,7 @@ def draw(cells: Sequence[Cell]) -> None:
     for axis, (task, title) in zip(axes, TITLES.items(), strict=True):
         asked = of_task(cells, task)
         for name, label in MEMBERS.items():
-            lines = [(x, figures(asked, name, x, share)) for x in LENGTHS]
+            lines = [(x, figures(asked, name, x, far)) for x in LENGTHS]
             known = [(x, statistics.mean(found)) for x, found in lines if found]
             if known:
                 axis.plot(*zip(*known, strict=True), marker="o", label=label)
