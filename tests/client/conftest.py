@@ -28,7 +28,7 @@ from memoryd_proto.v1 import (
     session_pb2_grpc,
 )
 
-QUICK = memoryd_client.Retry(first=0.001, longest=0.002, give_up_after=10.0)
+QUICK = memoryd_client.Retry(first=0.001, longest=0.002, give_up_after=60.0)
 
 
 def fail(

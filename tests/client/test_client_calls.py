@@ -149,7 +149,7 @@ def test_a_refusal_is_not_retried(server, connect):
 def test_retries_end_when_the_next_would_miss_the_deadline(server, connect):
     server.on("GetStats", lambda request, context: fail(context, "SLOTS_BUSY", retry_after=3600))
     with pytest.raises(memoryd_client.SlotsBusy):
-        connect(server.target, timeout=5.0).get_stats()
+        connect(server.target, timeout=60.0).get_stats()
     assert len(server.requests["GetStats"]) == 1
 
 

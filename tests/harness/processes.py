@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 class ChildProcess:

@@ -153,16 +153,22 @@ class RedisCluster:
         return cluster_info(node)["cluster_known_nodes"] == str(2 * SHARDS)
 
     def healthy(self) -> bool:
-        """Every slot is served, and every primary has a replica that is in step."""
+        """Every slot is served, all agree by whom, and every primary has a replica in step."""
         try:
             states = [cluster_info(node)["cluster_state"] for node in self.nodes]
             roles = [node.raw.execute_command("ROLE") for node in self.nodes]
+            maps = [node.raw.execute_command("CLUSTER", "SLOTS") for node in self.nodes]
         except ERRORS:
             return False
         primaries = [role for role in roles if role[0] == b"master"]
         in_step = [role for role in roles if role[0] == b"slave" and role[3] == b"connected"]
+        served = {
+            frozenset((first, last, primary[1]) for first, last, primary, *_ in slots)
+            for slots in maps
+        }
         return (
             set(states) == {"ok"}
+            and len(served) == 1
             and len(primaries) == len(in_step) == SHARDS
             and all(len(role[2]) == 1 for role in primaries)
         )

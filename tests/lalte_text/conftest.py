@@ -2,18 +2,11 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from harness.metaspace import SPECIALS, metaspace, train_metaspace_spec
 from lalte.checkpoints.gguf_tokenizer import tokenizer_json
 from lalte.text import Tokenizer
 from lalte.text.byte_level import byte_alphabet
-
-# How fast an example runs is no promise: the machine may be busy.
-settings.register_profile(
-    "unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
-)
-settings.load_profile("unhurried")
 
 # Whole-word merges and merges that reach over digits, punctuation and blanks, so that a wrong cut
 # shows in the ids.

@@ -395,11 +395,11 @@ def test_a_reply_that_broke_off_ends_with_the_old_model(world, old, new, name):
         running = calls.memory.Chat(request)
         assert next(running).HasField("delta")
         running.cancel()
-        # An open turn of a caller that vanished: the same request id could go on with it.
         wait_until(lambda: not old.get_stats().lanes_used, "the reply has stopped")
+        given_up(world, old, name)  # its snapshot waits until all of the reply is written
+        # An open turn of a caller that vanished: the same request id could go on with it.
         kept = "".join(e.text for e in world.events(name) if isinstance(e, Replied))
         assert Closed() not in world.events(name)
-        given_up(world, old, name)
     new.migrate_session(name)
     assert world.events(name)[-1] == Closed()
     again = new.chat(name, "Tell me much.", request_id="r")

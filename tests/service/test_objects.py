@@ -522,7 +522,8 @@ def test_a_restore_waits_for_a_running_chat_and_callers_wait_for_it(world, clien
     client.append(name, prose(1, 100))
     before = memory(client, name)
     client.snapshot_session(name, "s")
-    with ThreadPoolExecutor(4) as pool, world.daemon.client() as patient:
+    long = Retry(give_up_after=60)
+    with ThreadPoolExecutor(4) as pool, world.daemon.client(retry=long) as patient:
 
         def chat(number: int) -> str:
             return patient.chat(name, "Say more.", request_id=f"c{number}", sampling=GREEDY).text()

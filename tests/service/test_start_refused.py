@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.redis_servers import RedisProcess, server_binaries
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 def refusal_to_start(folder: Path, *arguments: str, **settings: object) -> str:
