@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lalte.config import GDNConfig, LayerConfig, LTEConfig, ModelConfig, SWAConfig
+from lalte.config import LayerConfig, LTEConfig, ModelConfig, SWAConfig
 from lalte.family import member
 from lalte.layers.attention import Attention
 from lalte.layers.gdn import GatedDeltaNet
@@ -31,7 +31,6 @@ VOCABULARY = 192
 LENGTH = 256
 LENGTHS = (LENGTH, 2 * LENGTH, 4 * LENGTH, 8 * LENGTH)
 PAIRS = 32
-GDN_HEADS = (4, 16, 16)  # how many, and their sizes
 WINDOW, BUDGET = 32, 48  # of LTE
 TASKS: tuple[TaskName, ...] = ("mqar", "needle")
 BATCH = 16  # sequences of a step at most
@@ -55,7 +54,7 @@ class Lesson:
     steps: int
 
 
-LESSONS = (Lesson(64, 4, 16, 200), Lesson(128, 10, 16, 80), Lesson(LENGTH, PAIRS, 8, 300))
+LESSONS = (Lesson(64, 4, 16, 200), Lesson(128, 10, 16, 80), Lesson(LENGTH, PAIRS, 8, 160))
 STEPS = sum(lesson.steps for lesson in LESSONS)
 TOKENS = sum(lesson.rows * lesson.length * lesson.steps for lesson in LESSONS)
 
@@ -106,8 +105,6 @@ def scaled(name: str) -> ModelConfig:
 def _scaled_layer(layer: LayerConfig) -> LayerConfig:
     if isinstance(layer, LTEConfig):
         return replace(layer, budgets=(BUDGET,) * len(layer.budgets))
-    if isinstance(layer, GDNConfig):
-        return GDNConfig(*GDN_HEADS)
     if isinstance(layer, SWAConfig):
         return replace(layer, window=WINDOW + BUDGET)
     return layer
