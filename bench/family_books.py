@@ -24,8 +24,9 @@ from lalte.train.ranks import Ranks
 from lalte.train.trainer import METRICS_FILE, Trainer
 
 BYTES = 256
-STEPS = 700
+STEPS = 300
 RATE = 2e-3
+FLOOR = 1e-4  # of the price of keeping: felt from the first steps on
 SEED = 1
 STREAMS = 16
 STREAM = 8 * LENGTH
@@ -61,8 +62,11 @@ def main() -> None:
     run = told.runs / "books"
     usual = run_config(SEED)
     rate = usual.optimiser.model_copy(update={"learning_rate": RATE})
+    price = usual.penalty.model_copy(update={"floor": FLOOR})
     trainer = Trainer(
-        usual.model_copy(update={"steps": STEPS, "optimiser": rate, "checkpoint_steps": 100}),
+        usual.model_copy(
+            update={"steps": STEPS, "optimiser": rate, "penalty": price, "checkpoint_steps": 100}
+        ),
         config,
         run,
         run,
