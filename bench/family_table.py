@@ -73,9 +73,9 @@ def main() -> None:
         "## What LTE's router adds",
         paragraph(
             "Right answers beyond every window, at needles, then at MQAR. Rules that are not "
-            "trained are put on the trained laLTE. The rows are alike: what these models answer far back "
-            "comes from their GDN layers, and none of it from what LTE retains. So what laLTE is "
-            "better at above is not retention's doing."
+            "trained are put on the trained laLTE. The rows are alike: what these models answer "
+            "far back comes from their GDN layers, and none of it from what LTE retains. So what "
+            "laLTE is better at above is not retention's doing."
         ),
         by_length(needles, RULES, far),
         by_length(mqar, RULES, far),
