@@ -24,8 +24,8 @@ def inputs(starts, n, sparsity, *, group, d, heads=1, spare=3):
     [
         ([150, 2], 1, 3, 64, 1, Sparsity(4, 5, 7)),  # a decoding step, with and without blocks
         ([0, 13], 9, 4, 64, 1, Sparsity(4, 4, 70)),
-        ([3], 40, 1, 16, 2, Sparsity(5, 4, 9)),  # more rows than a tile, and a block of odd size
-        ([30], 5, 3, 128, 1, Sparsity(8, 3, 6)),
+        ([7], 40, 1, 64, 1, Sparsity(5, 4, 9)),  # a key tile's last query is a row tile's first
+        ([30], 5, 3, 128, 2, Sparsity(8, 3, 6)),
         ([60], 3, 1, 256, 1, Sparsity(20, 3, 8)),  # blocks larger than a tile
     ],
 )
