@@ -1,7 +1,8 @@
-"""Trains laLTE on the bytes of books for some minutes, and asks what the grid of eviction costs.
+"""Trains laLTE on the bytes of books for some minutes, and asks what its memory is worth to it.
 
-The same weights read the same held-out text twice, as a session does: with the past changing at
-each block (G = C) and at each token (G = 1, the paper). The last book of DATA is held out:
+The same weights read the same held-out text, as a session does, with each of the rules for what is
+kept that `family` has: among them the past changing at each block (G = C, what is served) and at
+each token (G = 1, the paper). The last book of DATA is held out:
 `python bench/family_books.py --data books.jsonl.xz --runs FOLDER`. Called again, training goes on.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from family import VARIANTS, variants
 from family_setting import BATCH, LENGTH, parameters, run_config, scaled, start
 from results_file import save
 from torch.nn import functional
@@ -24,9 +26,10 @@ from lalte.train.ranks import Ranks
 from lalte.train.trainer import METRICS_FILE, Trainer
 
 BYTES = 256
-STEPS = 300
+STEPS = 450
 RATE = 2e-3
-FLOOR = 1e-4  # of the price of keeping: felt from the first steps on
+# The price of keeping is felt from the first steps on, and moves as slowly as heads follow it.
+PRICE = {"floor": 1e-2, "raise_factor": 1.05, "lower_factor": 1.1}
 SEED = 1
 STREAMS = 16
 STREAM = 8 * LENGTH
@@ -62,7 +65,7 @@ def main() -> None:
     run = told.runs / "books"
     usual = run_config(SEED)
     rate = usual.optimiser.model_copy(update={"learning_rate": RATE})
-    price = usual.penalty.model_copy(update={"floor": FLOOR})
+    price = usual.penalty.model_copy(update=PRICE)
     trainer = Trainer(
         usual.model_copy(
             update={"steps": STEPS, "optimiser": rate, "penalty": price, "checkpoint_steps": 100}
@@ -77,10 +80,8 @@ def main() -> None:
         start(trainer.model, SEED)
     trainer.train()
     last = json.loads((run / METRICS_FILE).read_text().splitlines()[-1])
-    each_token = LaLTE(replace(config, eviction_grid="token"))
-    each_token.load_state_dict(trainer.model.state_dict())
-    held_out = books[-1]["text"].encode()
-    grids = {"G = C": trainer.model, "G = 1": each_token}
+    model, held_out = trainer.model, books[-1]["text"].encode()
+    rules = {"lalte": model, **dict(zip(VARIANTS, variants(model, SEED), strict=True))}
     save(
         "family_books",
         {
@@ -91,7 +92,7 @@ def main() -> None:
             "streams": STREAMS,
             "stream_bytes": STREAM,
             "trained_kept": last["kept"],
-            "grids": {name: read(model, held_out) for name, model in grids.items()},
+            "rules": {name: read(rule, held_out) for name, rule in rules.items()},
         },
     )
 
