@@ -9,7 +9,7 @@ import torch
 
 from harness.daemons import DaemonProcess
 from harness.redis_servers import RedisProcess
-from harness.streams import absorbed, forget_heartbeat, memory, prose
+from harness.streams import checkpointed, forget_heartbeat, memory, prose
 from lalte.checkpoints.tiny import write_tiny_model
 from lalte.presets import tiny_lalte
 from lalte.state import nbytes
@@ -69,9 +69,9 @@ def test_what_was_read_survives_a_kill_and_copies_are_equal(
     }
 
     def read_more(client: Client, seed: int) -> int:
-        """More than one checkpoint's worth."""
+        """More than one checkpoint's worth, and a checkpoint."""
         client.append("s", prose(seed, words=120))
-        return absorbed(client, "s").absorbed_tokens
+        return checkpointed(client, "s", CHECKPOINT_TOKENS).absorbed_tokens
 
     first = start_daemon("a", **settings)
     with first.client() as client:
