@@ -1,4 +1,4 @@
-"""Trains laLTE on the bytes of books for some minutes, and asks what its memory is worth to it.
+"""Trains laLTE on the bytes of books for some minutes, and asks what its memory is worth there.
 
 The same weights read the same held-out text, as a session does, with each of the rules for what is
 kept that `family` has: among them the past changing at each block (G = C, what is served) and at
