@@ -76,7 +76,7 @@ def main() -> None:
             "one trained laLTE under five rules for what it keeps, and they are alike: what these "
             "models answer far back comes from their GDN layers, and none of it from what LTE "
             "retains. The two routers that are trained otherwise differ from it at 2,048 as seeds "
-            "do; their models, too, answer there alike when nothing is kept (seeds 1 and 2). So "
+            "do; their models, too, answer MQAR there alike when nothing is kept (seeds 1 and 2). So "
             "what laLTE is better or worse at above is not retention's doing, but how well GDN "
             "layers were taught beside one or the other attention."
         ),
