@@ -8,6 +8,7 @@ from lalte.init import random_model
 from lalte.model import LaLTE
 from lalte.presets import tiny_lalte
 from lalte.retrofit.calibration import calibrate
+from lalte.retrofit.config import CalibrationConfig
 from lalte.retrofit.data import NO_FACT
 from lalte.retrofit.harvest import Shard
 from lalte.retrofit.objective import (
@@ -157,11 +158,13 @@ def test_calibrated_logits_exceed_zero_as_often_as_slots_allow():
     routers = random_routers()
     generator = torch.Generator().manual_seed(3)
     shards = [shard_of(*torch.randn(2, 2, 2, 500, 16, generator=generator)) for _ in range(4)]
-    calibrate(routers, shards, saturation_tokens=100)
+    second = routers.lte_layers[1][0]
+    calibrate(routers, shards, CalibrationConfig(saturation_tokens=100, layers={second: 50}))
     scores = torch.cat([routers(shard.k, shard.v) for shard in shards], dim=1)
     share = (scores > 0).float().mean(dim=1).view(2, 2)
-    # Budgets are 12 and 9: of 100 ordinary tokens so many are worth a slot.
-    torch.testing.assert_close(share, torch.tensor([[0.12, 0.09]] * 2), rtol=0, atol=0.002)
+    # Budgets are 12 and 9: of 100 ordinary tokens, or of 50, so many are worth a slot.
+    expected = torch.tensor([[0.12, 0.09], [0.24, 0.18]])
+    torch.testing.assert_close(share, expected, rtol=0, atol=0.002)
 
 
 def test_survival_counts_what_outranks_a_long_stream():

@@ -16,20 +16,26 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from lalte.retrofit.config import CalibrationConfig
     from lalte.retrofit.harvest import Shard
     from lalte.retrofit.routers import HeadRouters
 
 
 @torch.no_grad()
 def calibrate(
-    routers: HeadRouters, ordinary: Iterable[Shard], saturation_tokens: int
+    routers: HeadRouters, ordinary: Iterable[Shard], config: CalibrationConfig
 ) -> torch.Tensor:
     """Move each head's offset so that the logits of ordinary text exceed 0 at the wanted rate.
 
-    The rate is B / saturation_tokens (at most all of them). Returns what was subtracted, [heads].
+    The rate is B / saturation tokens (at most all of them). Returns what was subtracted, [heads].
     """
     scores = torch.cat([routers(shard.k, shard.v) for shard in ordinary], dim=1)
-    rates = routers.budgets() / saturation_tokens
+    saturation = [
+        config.layers.get(layer, config.saturation_tokens)
+        for layer, _ in routers.lte_layers
+        for _ in range(routers.kv_heads)
+    ]
+    rates = routers.budgets() / torch.tensor(saturation)
     ranked = scores.sort(dim=1, descending=True).values
     place = (rates * ranked.shape[1]).long().clamp(max=ranked.shape[1] - 1)
     threshold = ranked.gather(1, place[:, None])[:, 0]

@@ -65,10 +65,12 @@ class FitConfig(Section):
 class CalibrationConfig(Section):
     """Where a logit is 0.
 
-    saturation_tokens: length of ordinary text at which a head has just filled its budget.
+    saturation_tokens: length of ordinary text at which a head has just filled its budget; layers:
+    of the heads of a layer, where it is another.
     """
 
     saturation_tokens: Count
+    layers: dict[int, Count] = Field(default_factory=dict)
 
 
 class ScanConfig(Section):

@@ -89,9 +89,7 @@ def retrofit(config: RetrofitConfig, places: Places) -> Path:
         places.run,
     )
     routers = fitting.fit(validation)
-    calibrate(
-        routers, (read_shard(path) for path in ordinary), config.calibration.saturation_tokens
-    )
+    calibrate(routers, (read_shard(path) for path in ordinary), config.calibration)
     path = places.result / ADAPTER_FILE
     tensors = routers.export(STORED_DTYPE) | student.export(STORED_DTYPE)
     source_sha256 = loaded.manifest.provenance.source_sha256
