@@ -26,7 +26,7 @@ from lalte.layers.attention import column, shift_window
 from lalte.layers.gdn import GatedDelta
 from lalte.layers.linear import Linear
 from lalte.state.tensors import LocalGDNState, compute_dtype
-from lalte_kernels import null_attention, rope
+from lalte_kernels import bounded_positions, null_attention, rope
 
 if TYPE_CHECKING:
     from lalte.config import LocalGDNConfig, ModelConfig
@@ -134,16 +134,16 @@ class LocalGDN(GatedDelta[LocalGDNState]):
 
     def prepare(self, state: LocalGDNState, start: int) -> None:
         device, older = state.key.device, self.sinks + self.past
-        window = torch.arange(-self.past, 0, device=device)
-        stand = torch.cat([self.sinks_stand(torch.tensor(start, device=device)) - start, window])
+        sinks = torch.arange(self.sinks, device=device) - start
+        stand = torch.cat([self.stand(sinks), torch.arange(-self.past, 0, device=device)])
         state.rotated[:, :, :older] = rope(state.key[:, :, :older], stand, self.theta)
 
-    def sinks_stand(self, start: torch.Tensor) -> torch.Tensor:
-        """Return where a block's queries find the sinks, int64. start: [..., 1] -> [..., sinks]."""
-        position = torch.arange(self.sinks, device=start.device)
-        return (
-            position if self.span is None else torch.maximum(position, start - self.span + position)
-        )
+    def stand(self, relative: torch.Tensor) -> torch.Tensor:
+        """Return where a block's queries find the sinks, of where they are, relative to t.
+
+        int64 [..., sinks].
+        """
+        return relative if self.span is None else bounded_positions(relative, 0, self.span)
 
     def split_heads(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Return q [lanes, kv_heads, group, n, d], k and v [lanes, kv_heads, n, d], unturned."""

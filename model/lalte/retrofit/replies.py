@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lalte.config import LTEConfig
+from lalte.config import SWAConfig
 from lalte.model import LaLTE
 from lalte.state import StateSlots
 from lalte.text import Role
@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 REPLIES_FILE = "replies.jsonl"
 _TOGETHER = 32  # requests that are answered at once
+_REQUEST_TOKENS = 256  # more than a request has, with what begins a stream
 
 
 def draw_request(seed: int, index: int) -> str:
@@ -64,19 +65,11 @@ def write_replies(
 
 def _windowed(loaded: LoadedModel, tokens: int) -> LaLTE:
     """The teacher for as long as a stream fits a window: its state has a fixed size."""
-    config = loaded.config
-    longest = 256 + tokens
-    seen = LTEConfig(window=max(longest, config.chunk + 64), budgets=(4,) * config.num_kv_heads)
-    span = max(config.position_span, seen.window + 4)
-    model = LaLTE(
-        replace(config, layers=(seen,) * len(config.layers), position_span=span),
-        loaded.model.dtype,
-    )
+    everything = SWAConfig(window=_REQUEST_TOKENS + tokens)
+    layers = (everything,) * len(loaded.config.layers)
+    model = LaLTE(replace(loaded.config, layers=layers), loaded.model.dtype)
     weights = loaded.model.state_dict()
-    model.load_state_dict(
-        {n: weights.get(n, torch.zeros_like(x)) for n, x in model.state_dict().items()}
-        | {n: torch.zeros_like(x) for n, x in model.state_dict().items() if ".router." in n}
-    )
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
     return model
 
 

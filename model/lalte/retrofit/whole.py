@@ -60,8 +60,8 @@ def window_attention(
     """Attention to the last `window` tokens, a query's own included.
 
     null: [n, heads], the logit of one key more whose value is zero, or None for none. sinks: so
-    many first tokens are visible besides. stand: a block's start -> where its queries find them;
-    None for where they are.
+    many first tokens are visible besides. stand: where they are relative to a block's start ->
+    where its queries find them; None for the same.
     """
     q, k, v = _heads(mixer, inputs)
     n, chunk, past = q.shape[1], mixer.chunk, window - 1
@@ -69,7 +69,9 @@ def window_attention(
     starts = torch.arange(0, n, chunk, device=q.device)[:, None, None, None]
     blocks = (n // chunk, -1, -1, -1)
     first = (k[None, :, :sinks].expand(blocks), v[None, :, :sinks].expand(blocks))
-    found = position[:sinks] if stand is None else stand(starts[:, 0])
+    found = position[:sinks]
+    if stand is not None:
+        found = stand(found - starts[:, 0]) + starts[:, 0]
     q, k = rope(q, position, mixer.theta), rope(k, position, mixer.theta)
     kv_heads = k.shape[0]
     q = q.reshape(kv_heads, -1, n // chunk, chunk, q.shape[-1]).permute(2, 0, 1, 3, 4)
@@ -95,7 +97,7 @@ def local_attention(
 ) -> torch.Tensor:
     """What a local GDN layer's sinks and window give. null: as in `window_attention`."""
     return window_attention(
-        mixer, inputs, mixer.past + 1, null, sinks=mixer.sinks, stand=mixer.sinks_stand
+        mixer, inputs, mixer.past + 1, null, sinks=mixer.sinks, stand=mixer.stand
     )
 
 
