@@ -51,8 +51,12 @@ weights: $(INSTALLED)
 demo: weights
 	@$(BIN)/python examples/demo.py
 
+# A test that failed is run once more, by itself, and named: daemons and servers die on purpose here,
+# on machines that others share. What fails twice fails the run.
 test: weights
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q || { test $$? -eq 1 && echo "Once more, what failed:" && \
+	  $(BIN)/python -m pytest -q -rA --last-failed --last-failed-no-failures none && \
+	  echo "FLAKY: the tests just listed failed before they passed. Mend them."; }
 
 # The seed is printed first; without SEED one is drawn.
 SECONDS_TO_RUN ?= 60

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 DEADLINE = 120.0
+
+T = TypeVar("T")
 
 
 class ChildProcess:
@@ -80,10 +82,11 @@ class ChildProcess:
         return self.process.wait(DEADLINE)
 
 
-def wait_until(condition: Any, what: str, deadline: float = DEADLINE) -> None:
-    """Waits for a condition, not for a time; fails when it does not come."""
+def wait_until(condition: Callable[[], T | None], what: str, deadline: float = DEADLINE) -> T:
+    """Waits for a condition, not for a time; gives what it gave, fails when it does not come."""
     end = time.monotonic() + deadline
     pause = threading.Event()
-    while not condition():
+    while not (met := condition()):
         assert time.monotonic() < end, f"waited {deadline:g} s in vain: {what}"
         pause.wait(0.01)
+    return met

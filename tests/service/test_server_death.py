@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 
 from harness.daemons import DaemonProcess
+from harness.processes import wait_until
 from harness.redis_servers import RedisProcess, raw_client
 from harness.streams import memory, prose
 from memoryd_client import Ack, Client, Retry, Role
@@ -61,9 +63,19 @@ def test_an_embedded_server_that_is_killed_is_started_again(
     socket = short_folder / "a" / "redis" / "redis.sock"
     killed: list[int] = []
 
+    def started() -> int | None:
+        """The server's process, once it answers and is not the one that was killed last."""
+        try:
+            with raw_client(unix_socket_path=str(socket)) as raw:
+                process = int(raw.info("server")["process_id"])
+        except redis.exceptions.ConnectionError:
+            return None
+        return None if process in killed else process
+
     def kill() -> None:
-        with raw_client(unix_socket_path=str(socket)) as raw:
-            killed.append(int(raw.info("server")["process_id"]))
+        # Pieces that were journaled before the first kill may be acknowledged up to the second
+        # one's turn while the server is still away.
+        killed.append(wait_until(started, "a server that was not killed yet"))
         os.kill(killed[-1], signal.SIGKILL)
 
     stream_past_kills(daemon, kill)
