@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ class DaemonFailed(Exception):
 def own_daemon(model: Path | None, **settings: object) -> Iterator[str]:
     """The address of a daemon that is ready; it ends with the block. settings: by their names.
 
+    Call it from the main thread: SIGTERM would leave the daemon behind, so it ends that first.
     Raises DaemonFailed.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MEMORYD_")}
@@ -36,11 +39,24 @@ def own_daemon(model: Path | None, **settings: object) -> Iterator[str]:
             process = subprocess.Popen(  # noqa: S603  our own arguments
                 command, env=environment, stdout=out, stderr=out, start_new_session=True
             )
+
+        def end_and_obey(number: int, _frame: object) -> None:
+            _end(process)
+            shutil.rmtree(folder)
+            signal.signal(number, before)
+            signal.raise_signal(number)
+
+        before = signal.signal(signal.SIGTERM, end_and_obey)
         try:
             yield _address(process, log)
         finally:
-            process.terminate()
-            process.wait()
+            _end(process)
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    process.wait()
 
 
 def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,3 +169,30 @@ def test_without_a_daemon_it_starts_one(folder: Path):
     result = CliRunner().invoke(app, [str(x) for x in arguments])
     assert result.exit_code == 0, (result.output, result.exception)
     assert "of 1 right" in result.stdout
+
+
+def test_a_terminated_evaluation_takes_its_daemon_and_folder_along(folder: Path):
+    code = (
+        "import sys, threading\n"
+        "from pathlib import Path\n"
+        "from memoryd.evaluation.own_daemon import own_daemon\n"
+        "with own_daemon(Path(sys.argv[1]), threads=1) as address:\n"
+        "    print(address, flush=True)\n"
+        "    threading.Event().wait()\n"
+    )
+    short = tempfile.mkdtemp(prefix="mdv")
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        env={**os.environ, "TMPDIR": short},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        host, _, port = process.stdout.readline().strip().rpartition(":")
+        socket.create_connection((host, int(port))).close()
+        process.terminate()
+        assert process.wait(60) == -signal.SIGTERM
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
+    assert not list(Path(short).iterdir())
+    Path(short).rmdir()
