@@ -17,6 +17,7 @@ from typing import Literal
 import structlog
 
 from memoryd import logs
+from memoryd.allocator import keep_freed_memory
 from memoryd.config import Settings, SettingsError
 from memoryd.errors import MemorydError
 
@@ -306,6 +307,7 @@ def serve(settings: Settings) -> int:
     # a thousand: replies of all lengths would fill hundreds of megabytes.
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, COMPILED_PRODUCTS)
+    keep_freed_memory()
     import uvloop
 
     from lalte.checkpoints.errors import CheckpointError

@@ -5,7 +5,7 @@ both have one signature, and the folder's own function chooses between them. `la
 package; it imports nothing of ours.
 """
 
-from lalte_kernels.gated_delta_rule import gated_delta_rule
+from lalte_kernels.gated_delta_rule import RULE_CHUNK, gated_delta_rule
 from lalte_kernels.null_attention import null_attention
 from lalte_kernels.retained_update import retained_update
 from lalte_kernels.retained_visibility import retained_visibility
@@ -19,6 +19,7 @@ ROUNDING_REVISION = 2
 
 __all__ = [
     "ROUNDING_REVISION",
+    "RULE_CHUNK",
     "Router",
     "bounded_positions",
     "gated_delta_rule",

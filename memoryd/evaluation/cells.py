@@ -30,6 +30,7 @@ from lalte.evaluation.samples import Question, Reply, Sample
 from lalte.evaluation.scoring import wilson
 from lalte.evaluation.tasks import INSTRUCTIONS, PERPLEXITY, Sources, make_task
 from lalte.state import nbytes
+from memoryd.allocator import keep_freed_memory
 from memoryd.evaluation.own_daemon import own_daemon
 from memoryd.evaluation.sessions import SessionReader
 from memoryd_client import Client
@@ -99,6 +100,7 @@ class Evaluation:
     def __enter__(self) -> Self:
         if self._place.threads:
             torch.set_num_threads(self._place.threads)
+        keep_freed_memory()
         return self
 
     def __exit__(

@@ -21,7 +21,7 @@ def wide_config():
         num_heads=9,
         num_kv_heads=3,
         head_dim=64,
-        layers=(gdn, lte, SWAConfig(100), LocalGDNConfig(16, 32), lte),
+        layers=(gdn, lte, SWAConfig(100), LocalGDNConfig(16, 32, sinks=2), lte),
         chunk=64,
         max_position=8192,
     )

@@ -10,6 +10,9 @@ from lalte_kernels.gated_delta_rule import cpu, reference
 if TYPE_CHECKING:
     import torch
 
+RULE_CHUNK = cpu.CHUNK
+"""Tokens that are computed together: a call's bits are those of calls cut at its multiples."""
+
 OP = Op("gated_delta_rule", reference.gated_delta_rule, cpu.gated_delta_rule, gpu=("fla", "triton"))
 
 

@@ -22,19 +22,25 @@ def gated_delta_rule(
     beta: torch.Tensor,
     state: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if q.shape[1] == 1:
+    n = q.shape[1]
+    if n == 1:
         return _step(q, k, v, g, beta, state)
     outputs = []
-    for first in range(0, q.shape[1], CHUNK):
-        rows = slice(first, first + CHUNK)
-        # [batch, heads, rows, ...]: one matrix per head.
-        parts = [x[:, rows].transpose(1, 2) for x in (q, k, v, g, beta)]
-        output, state = _chunk(parts[0], parts[1], parts[2], parts[3], parts[4], state)
-        outputs.append(output.transpose(1, 2))
+    whole = n - n % CHUNK
+    for rows, size in ((slice(0, whole), CHUNK), (slice(whole, n), n - whole)):
+        if rows.start == rows.stop:
+            continue
+        # [batch, chunks, heads, size, ...]: one matrix per chunk and head.
+        parts = [
+            x[:, rows].reshape(x.shape[0], -1, size, *x.shape[2:]).transpose(2, 3)
+            for x in (q, k, v, g, beta)
+        ]
+        output, state = _chunks(parts[0], parts[1], parts[2], parts[3], parts[4], state)
+        outputs.append(output.transpose(2, 3).flatten(1, 2))
     return torch.cat(outputs, dim=1), state
 
 
-def _chunk(
+def _chunks(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -42,7 +48,7 @@ def _chunk(
     beta: torch.Tensor,
     state: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    n = q.shape[2]
+    n = q.shape[3]
     total = g.cumsum(dim=-1)  # G
     # Gaps above the diagonal are positive and could overflow; they are cut off, then cleared.
     decay = (total[..., :, None] - total[..., None, :]).clamp(max=0).exp().tril()
@@ -50,16 +56,19 @@ def _chunk(
     beta = beta[..., None]
 
     # q and k meet the same matrices: one product of twice the rows each.
-    rows = torch.cat([q, k], dim=2)
-    q_keys, k_keys = (rows @ k.mT).tensor_split([n], dim=2)
-    q_state, k_state = (rows @ state).tensor_split([n], dim=2)
-    right = beta * (v - since_start * k_state)
-    # The solver reads below the diagonal only.
-    u = torch.linalg.solve_triangular(k_keys * decay * beta, right, upper=False, unitriangular=True)
-    output = since_start * q_state + (q_keys * decay) @ u
-    to_end = decay[..., -1, :, None]
-    state = since_start[..., -1:, :] * state + (k * to_end).mT @ u
-    return output, state
+    rows = torch.cat([q, k], dim=3)
+    q_keys, k_keys = (rows @ k.mT).tensor_split([n], dim=3)
+    q_keys, lower = q_keys * decay, k_keys * decay * beta
+    k_to_end = (k * decay[..., -1, :, None]).mT
+    outputs = []
+    for i in range(q.shape[1]):  # only this depends on the chunks before
+        q_state, k_state = (rows[:, i] @ state).tensor_split([n], dim=2)
+        right = beta[:, i] * (v[:, i] - since_start[:, i] * k_state)
+        # The solver reads below the diagonal only.
+        u = torch.linalg.solve_triangular(lower[:, i], right, upper=False, unitriangular=True)
+        outputs.append(since_start[:, i] * q_state + q_keys[:, i] @ u)
+        state = since_start[:, i, :, -1:] * state + k_to_end[:, i] @ u
+    return torch.stack(outputs, dim=1), state
 
 
 def _step(

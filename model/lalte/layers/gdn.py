@@ -9,14 +9,13 @@ from torch import nn
 from torch.nn import functional
 
 from lalte.layers.linear import Linear
-from lalte.layers.mixer import Mixer, State
+from lalte.layers.mixer import Mixer, State, Where
 from lalte.layers.norm import RMSNorm
 from lalte.state.tensors import GDNState, compute_dtype
-from lalte_kernels import gated_delta_rule, short_conv
+from lalte_kernels import RULE_CHUNK, gated_delta_rule, short_conv
 
 if TYPE_CHECKING:
     from lalte.config import GDNConfig, ModelConfig
-    from lalte.layers.mixer import Where
 
 L2_EPS = 1e-6  # inside the root, when q and k are brought to unit length
 
@@ -40,9 +39,12 @@ class GatedDelta(Mixer[State]):
     """
 
     def __init__(
-        self, eps: float, layer: GDNConfig, dtype: torch.dtype, device: torch.device
+        self, config: ModelConfig, layer: GDNConfig, dtype: torch.dtype, device: torch.device
     ) -> None:
         super().__init__()
+        self.chunk = config.chunk
+        # The rule's bits are those of a call a block where blocks are whole chunks of its own.
+        self.absorbs_at_once = config.chunk % RULE_CHUNK == 0
         self.heads = layer.num_heads
         self.k_dim = layer.head_k_dim
         self.v_dim = layer.head_v_dim
@@ -50,7 +52,7 @@ class GatedDelta(Mixer[State]):
         self.q_conv1d = ShortConv(keys, layer.conv_kernel, dtype, device)
         self.k_conv1d = ShortConv(keys, layer.conv_kernel, dtype, device)
         self.v_conv1d = ShortConv(values, layer.conv_kernel, dtype, device)
-        self.o_norm = RMSNorm(self.v_dim, eps, dtype, device)
+        self.o_norm = RMSNorm(self.v_dim, config.rms_norm_eps, dtype, device)
         # Decay rates lose too much in bf16, so they are not the model's dtype.
         compute = compute_dtype(dtype)
         self.A_log = nn.Parameter(torch.empty(self.heads, dtype=compute, device=device))
@@ -92,7 +94,7 @@ class GatedDeltaNet(GatedDelta[GDNState]):
     def __init__(
         self, config: ModelConfig, layer: GDNConfig, dtype: torch.dtype, device: torch.device
     ) -> None:
-        super().__init__(config.rms_norm_eps, layer, dtype, device)
+        super().__init__(config, layer, dtype, device)
         hidden = config.hidden_size
         keys, values = self.heads * self.k_dim, self.heads * self.v_dim
         self.q_proj = Linear(hidden, keys, dtype, device)
@@ -117,6 +119,19 @@ class GatedDeltaNet(GatedDelta[GDNState]):
         state.recurrent.copy_(recurrent)
         state.tail.copy_(tail)
         return mixed
+
+    def absorb(
+        self,
+        inputs: tuple[torch.Tensor, ...],
+        state: GDNState,
+        start: int,
+        tokens: torch.Tensor,
+        blocks: int,
+    ) -> torch.Tensor:
+        if not self.absorbs_at_once:
+            return super().absorb(inputs, state, start, tokens, blocks)
+        where = Where.of([start], [0], inputs[0].shape[0], inputs[0].device)
+        return self.advance(tuple(x[None] for x in inputs), state, where)[0]
 
     def output(self, mixed: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.o_proj(mixed)

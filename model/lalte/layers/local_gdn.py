@@ -53,19 +53,22 @@ class LocalGDN(GatedDelta[LocalGDNState]):
 
     A sink's row is filled when its block, the first, is full; until then it is seen in the block.
 
+    `absorb` takes all its blocks at once: a block's window is a slice of the stream's rows.
+
     gates_proj gives a, b (as in Gated DeltaNet) and the null logit's part that depends on x, each
     one number per query head.
     """
+
+    absorb_uses_scratch = False
 
     def __init__(
         self, config: ModelConfig, layer: LocalGDNConfig, dtype: torch.dtype, device: torch.device
     ) -> None:
         d = config.head_dim
         branch = GDNConfig(config.num_heads, d, d, layer.conv_kernel)
-        super().__init__(config.rms_norm_eps, branch, dtype, device)
+        super().__init__(config, branch, dtype, device)
         self.kv_heads = config.num_kv_heads
         self.head_dim = d
-        self.chunk = config.chunk
         self.theta = config.rope_theta
         self.sinks = layer.sinks
         self.past = layer.window - 1
@@ -120,6 +123,48 @@ class LocalGDN(GatedDelta[LocalGDNState]):
         state.tail.copy_(tail)
         return local.permute(0, 3, 1, 2, 4).reshape(lanes, n, -1) + mixed
 
+    def absorb(
+        self,
+        inputs: tuple[torch.Tensor, ...],
+        state: LocalGDNState,
+        start: int,
+        tokens: torch.Tensor,
+        blocks: int,
+    ) -> torch.Tensor:
+        if not self.absorbs_at_once:
+            self.prepare(state, start)
+            return super().absorb(inputs, state, start, tokens, blocks)
+        inputs = tuple(x[None] for x in inputs)
+        q, k, v = (x[0] for x in self.split_heads(inputs))
+        sinks, older = slice(0, self.sinks), self.sinks + self.past
+        if start == 0:
+            state.key[0, :, sinks], state.value[0, :, sinks] = k[:, sinks], v[:, sinks]
+        key, value = (
+            torch.cat([held[0, :, self.sinks : older], new], dim=1)
+            for held, new in ((state.key, k), (state.value, v))
+        )
+
+        branch, null_logit = self.branch_inputs(inputs)
+        starts = torch.arange(blocks, device=key.device)[:, None, None, None] * self.chunk + start
+        relative = torch.arange(self.chunk, device=key.device).expand(blocks, -1)
+        recent = torch.arange(-self.past, self.chunk, device=key.device)
+        sink = self.stand(torch.arange(self.sinks, device=key.device) - starts)
+        sink_key, sink_value = (x[0, :, sinks] for x in (state.key, state.value))
+        turned_sinks = rope(sink_key.expand(blocks, -1, -1, -1), sink[:, 0], self.theta)
+        local = null_attention(
+            rope(self._blocks(q), relative[0], self.theta),
+            torch.cat([turned_sinks, rope(self._windows(key), recent, self.theta)], dim=2),
+            torch.cat([sink_value.expand(blocks, -1, -1, -1), self._windows(value)], dim=2),
+            self.visible(relative, starts),
+            self._blocks(null_logit[0, ..., None])[..., 0],
+        )
+        mixed, tail, recurrent = self.mix(branch, state.tail, state.recurrent)
+        state.recurrent.copy_(recurrent)
+        state.tail.copy_(tail)
+        state.key[0, :, self.sinks : older] = key[:, key.shape[1] - self.past :]
+        state.value[0, :, self.sinks : older] = value[:, value.shape[1] - self.past :]
+        return local.permute(0, 3, 1, 2, 4).reshape(mixed.shape[1], -1) + mixed[0]
+
     def output(self, mixed: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.o_proj(mixed)
         return out
@@ -165,6 +210,15 @@ class LocalGDN(GatedDelta[LocalGDNState]):
         # A sink is seen in its own row from where block and window have left it behind.
         left = torch.arange(self.sinks, device=row.device) < starts + own - self.past
         return torch.cat([left & (starts > 0), seen], dim=-1)
+
+    def _blocks(self, x: torch.Tensor) -> torch.Tensor:
+        """Cut rows: [kv_heads, group, blocks * C, d] -> [blocks, kv_heads, group, C, d]."""
+        heads, group, _, d = x.shape
+        return x.reshape(heads, group, -1, self.chunk, d).permute(2, 0, 1, 3, 4)
+
+    def _windows(self, x: torch.Tensor) -> torch.Tensor:
+        """Cut rows that overlap: [kv_heads, past + blocks * C, d] -> [blocks, .., past + C, d]."""
+        return x.unfold(1, self.past + self.chunk, self.chunk).permute(1, 0, 3, 2)
 
     def _each_head(self, x: torch.Tensor) -> torch.Tensor:
         """Repeat each KV head's features for the query heads of its group."""
