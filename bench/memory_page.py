@@ -16,6 +16,7 @@ Cell = dict[str, Any]
 
 NAMES = {
     "own": "laLTE, through sessions",
+    "fresh": "laLTE, begun 4,096 tokens before each block",
     "full": "full attention (the teacher)",
     "window": "sinks + window",
     "random": "sinks + window + random tokens",
@@ -24,6 +25,7 @@ NAMES = {
     "no_future": "routers without future context",
     "lte_everywhere": "LTE in every layer, without GDN",
 }
+VARIANTS = ("fresh", "window", "random", "attended", "local")
 NEEDLES = ("single_1", "single_2", "single_3")
 
 
@@ -39,7 +41,7 @@ class Cells:
         models = [cell["model"] for cell in found if cell["memory"] == "own"]
         newest: dict[tuple[object, ...], Cell] = {}
         for cell in found:
-            ours = cell["memory"] in ("own", "window", "random", "attended", "local")
+            ours = cell["memory"] in ("own", *VARIANTS)
             if not ours or cell["model"] == models[-1]:
                 newest[cell["task"], cell["memory"], cell["length"]] = cell
         return cls(list(newest.values()))
@@ -151,7 +153,7 @@ def command(cell: Cell) -> str:
     words.append(f"--samples {cell['samples']} --seed {cell['seed']} --data DATA")
     if cell["per_stream"] > 1:
         words.append(f"--per-stream {cell['per_stream']}")
-    if cell["memory"] in ("full", "window", "random", "attended", "local"):
+    if cell["memory"] in ("full", *VARIANTS):
         words.append(f"--memory {cell['memory']}")
     elif cell["memory"] != "own":
         words.append(f"--model FOLDER --label {cell['memory']}")

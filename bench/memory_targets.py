@@ -52,10 +52,17 @@ def _perplexity(find: Find) -> Iterator[Target]:
     yield _line("perplexity at 2,048 to the teacher's", "<= 1.08", ratio, 1.08, most=True)
     ratio = own["perplexity"] / local["perplexity"] if own and local else None
     yield _line("perplexity at 2,048 to GDN layers' at window 64", "< 1", ratio, 0.99999, most=True)
-    long = find("perplexity", "own", 131072)
-    blocks = [block["perplexity"] for block in long["blocks"]] if long else []
-    worst = max(blocks[2:]) / blocks[1] if blocks else None
+    long, fresh = (_blocks(find("perplexity", memory, 131072)) for memory in ("own", "fresh"))
+    worst = max(long[2:]) / long[1] if long else None
     yield _line("worst 8K block to 128K to [2K, 8K)", "<= 1.05", worst, 1.05, most=True)
+    both = zip(long[2:], fresh[2:], strict=True) if long and fresh else ()
+    worst = max((own / anew for own, anew in both), default=None)
+    what = "worst 8K block to 128K to the same block read afresh"
+    yield _line(what, "<= 1.05", worst, 1.05, most=True)
+
+
+def _blocks(cell: Cell | None) -> list[float]:
+    return [block["perplexity"] for block in cell["blocks"]] if cell else []
 
 
 def _needle(find: Find, task: str, length: int) -> Target:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,13 @@ from lalte.evaluation import variants
 from lalte.evaluation.dense import DenseReader
 from lalte.evaluation.errors import EvaluationError
 from lalte.evaluation.instructions import FIRST_TOKENS
-from lalte.evaluation.perplexity import blocks, foresee, foresee_densely, perplexity
+from lalte.evaluation.perplexity import (
+    blocks,
+    foresee,
+    foresee_densely,
+    foresee_freshly,
+    perplexity,
+)
 from lalte.evaluation.prose import passage
 from lalte.evaluation.reading import StateReader
 from lalte.evaluation.samples import Question, Reply, Sample
@@ -36,6 +42,8 @@ from memoryd.evaluation.sessions import SessionReader
 from memoryd_client import Client
 
 OWN = "own"
+FRESH = "fresh"
+"""Of perplexity: the own memory, begun anew shortly before each block."""
 Form = Literal["session", "process"]
 OnProgress = Callable[[int, int, int], None]
 """(questions answered, of how many, tokens read)"""
@@ -244,7 +252,7 @@ class Evaluation:
                 return variants.attended_retention(model)
             case "local":
                 return variants.local_windows(model)
-        known = ", ".join((OWN, *variants.BASELINES))
+        known = ", ".join((OWN, *variants.BASELINES, f"and for perplexity {FRESH}"))
         raise EvaluationError(wanted.memory, f"is no memory; there are {known}")
 
     def _right(
@@ -282,19 +290,19 @@ class Evaluation:
     def _foresee(self, wanted: Wanted, on_progress: OnProgress) -> dict[str, Any]:
         rng = random.Random(f"perplexity {wanted.seed}")  # noqa: S311  nothing secret
         corpus, tokenizer = self.sources.corpus, self.loaded.tokenizer
-        streams = []
-        state_bytes = variants.key_value_bytes(self.loaded.config, torch.bfloat16, wanted.length)
-        memory = None
         if wanted.memory == "full":
-            teacher = variants.full_attention(self.loaded.model)
-        else:
-            memory = self._memory(wanted)
-            state_bytes = memory.state_bytes
-        for number in range(wanted.samples):
-            ids = passage(corpus, tokenizer, rng, wanted.length)
-            streams.append(
-                foresee(memory, ids) if memory is not None else foresee_densely(teacher, ids)
+            read = partial(foresee_densely, variants.full_attention(self.loaded.model))
+            state_bytes = variants.key_value_bytes(
+                self.loaded.config, torch.bfloat16, wanted.length
             )
+        else:
+            fresh = wanted.memory == FRESH
+            memory = self._memory(replace(wanted, memory=OWN) if fresh else wanted)
+            read = partial(foresee_freshly if fresh else foresee, memory)
+            state_bytes = memory.state_bytes
+        streams = []
+        for number in range(wanted.samples):
+            streams.append(read(passage(corpus, tokenizer, rng, wanted.length)))
             on_progress(number + 1, wanted.samples, (number + 1) * wanted.length)
         right = sum(int(stream.right.sum()) for stream in streams)
         return {

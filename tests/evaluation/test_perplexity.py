@@ -13,6 +13,7 @@ from lalte.evaluation.perplexity import (
     blocks,
     foresee,
     foresee_densely,
+    foresee_freshly,
     perplexity,
 )
 
@@ -37,6 +38,21 @@ def test_full_attention_foresees_as_the_model_of_full_layers_does(exact: LoadedM
     dense = foresee_densely(model, ids)
     found = foresee(variants.Memory(model, 0), ids)
     torch.testing.assert_close(dense.loss, found.loss, atol=1e-3, rtol=1e-3)
+
+
+def test_a_fresh_memory_begins_shortly_before_each_block(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lalte.evaluation.perplexity._FIRST_BORDERS", (0, 256, 512))
+    monkeypatch.setattr("lalte.evaluation.perplexity._BLOCK", 512)
+    monkeypatch.setattr("lalte.evaluation.perplexity.RUN_UP", 128)
+    ids, memory = some_ids(1300), variants.as_it_is(loaded.model)
+    found = foresee_freshly(memory, ids)
+    assert found.loss.shape == found.right.shape == (1299,)
+    begun = foresee(memory, ids[896:])  # the last block is [1024, 1300)
+    assert found.loss[1023:].tolist() == begun.loss[127:].tolist()
+    first = foresee(memory, ids[:256])
+    assert found.loss[:255].tolist() == first.loss.tolist()
 
 
 def test_blocks_are_of_positions_in_the_stream():

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _FIRST_BORDERS = (0, 2048, 8192)
 _BLOCK = 8192
 _CHUNKS_AT_ONCE = 8
+RUN_UP = 4096
+"""Tokens that a fresh memory reads before each block."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,23 @@ def foresee(memory: Memory, ids: list[int]) -> Foreseen:
     return _foreseen(ids, _state_logits(memory, ids))
 
 
+def foresee_freshly(memory: Memory, ids: list[int]) -> Foreseen:
+    """Read each of a stream's blocks with a memory that began RUN_UP tokens before it.
+
+    What a block's text demands, without what the memory has kept of all before: a stream that is
+    foreseen as well has lost nothing by its length.
+    """
+    parts = []
+    for first, last in _borders(len(ids)):
+        begin = max(first - RUN_UP, 0)
+        found = foresee(memory, ids[begin:last])
+        seen = max(first, 1) - begin - 1
+        parts.append(Foreseen(found.loss[seen:], found.right[seen:]))
+    return Foreseen(
+        torch.cat([part.loss for part in parts]), torch.cat([part.right for part in parts])
+    )
+
+
 def foresee_densely(model: LaLTE, ids: list[int]) -> Foreseen:
     """Read a stream with full attention. Raises EvaluationError, see DenseModel."""
     dense = DenseModel(model)
@@ -61,19 +80,23 @@ def foresee_densely(model: LaLTE, ids: list[int]) -> Foreseen:
 def blocks(streams: Sequence[Foreseen]) -> list[Block]:
     """Perplexity of [0, 2K), [2K, 8K), and each 8K behind it, over streams of one length."""
     loss = torch.stack([stream.loss for stream in streams])
-    tokens = loss.shape[1] + 1
-    borders = [border for border in _FIRST_BORDERS if border < tokens]
-    borders += [*range(borders[-1] + _BLOCK, tokens, _BLOCK)] if borders[-1] == _BLOCK else []
     # Column i of `loss` is the token at position i + 1.
     return [
         Block(first, last, math.exp(loss[:, max(first, 1) - 1 : last - 1].mean()))
-        for first, last in pairwise([*borders, tokens])
+        for first, last in _borders(loss.shape[1] + 1)
     ]
 
 
 def perplexity(streams: Sequence[Foreseen]) -> float:
     """Over all tokens of all streams."""
     return math.exp(torch.cat([stream.loss for stream in streams]).mean())
+
+
+def _borders(tokens: int) -> Iterator[tuple[int, int]]:
+    """The blocks of a stream of so many tokens: positions [first, last)."""
+    borders = [border for border in _FIRST_BORDERS if border < tokens]
+    borders += [*range(borders[-1] + _BLOCK, tokens, _BLOCK)] if borders[-1] == _BLOCK else []
+    return pairwise([*borders, tokens])
 
 
 def _state_logits(memory: Memory, ids: list[int]) -> Iterator[torch.Tensor]:
