@@ -7,8 +7,9 @@ copy that expires, and is begun again from the start: the archive is the only tr
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from memoryd.errors import NotArchived, StateCorrupt
 from memoryd.sessions.actor import CHAT_WRITER
@@ -27,6 +28,8 @@ from memoryd.storage.cut import Cut
 from memoryd.storage.keys import SessionKey
 from memoryd.storage.records import SessionRecord
 from memoryd.storage.store import pack_tokens
+
+Result = TypeVar("Result")
 
 
 async def migrate_in_place(
@@ -72,6 +75,18 @@ async def migrate_to(
     yield planted
 
 
+async def to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """Await work that must not be cut off: a caller who is cancelled leaves when it has ended."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # nobody else will ask for it
+        raise
+
+
 def _check_archived(record: SessionRecord) -> None:
     if not record.archive:
         raise NotArchived(
@@ -103,9 +118,9 @@ class _Migration:
             async with spare_slot(self._manager, tenant=self._key.tenant, background=False) as slot:
                 async for progress in self._read(slot):
                     yield progress
-                await asyncio.shield(asyncio.ensure_future(self._stage_state(slot)))
+                await to_its_end(self._stage_state(slot))
         except BaseException:
-            # The state is staged by then or not at all; what a lost answer left behind expires.
+            # Nothing is on its way any more; what a lost answer left behind expires.
             await asyncio.shield(asyncio.ensure_future(self._planter.drop(self._seed)))
             raise
 
@@ -150,7 +165,7 @@ class _Migration:
         staging = self._services.store.archives.stage(
             self._key, self._seed.generation, self._staged, [b"".join(packed)]
         )
-        self._staged = await asyncio.shield(asyncio.ensure_future(staging))
+        self._staged = await to_its_end(staging)
 
     async def _stage_state(self, slot: SpareSlot) -> None:
         services, generation = self._services, self._seed.generation
