@@ -26,6 +26,7 @@ logger = structlog.get_logger(__name__)
 HOUSEKEEPING_SECONDS = 1.0
 BEATS_PER_TTL = 6
 STOP_GRACE_SECONDS = 2.0
+SPINS = "2000"  # of an idle worker before it sleeps: some 20 microseconds
 COMPILED_PRODUCTS = "128"
 
 Durability = Literal["everysec", "always", "replicated"]
@@ -301,8 +302,11 @@ async def _run(settings: Settings) -> None:
 
 def serve(settings: Settings) -> int:
     """Runs a daemon to its end; gives the exit status. Errors of start-up are one line."""
-    # torch brings an OpenMP runtime whose idle workers would otherwise spin beside the event loop.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # torch brings an OpenMP runtime whose idle workers spin for milliseconds beside the event loop.
+    # If they never do, two threads are slower than one: a layer is a hundred short products, and to
+    # wake a worker for each takes longer than its share of the work.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     # oneDNN and torch each keep a compiled product for every number of rows they have met, up to
     # a thousand: replies of all lengths would fill hundreds of megabytes.
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
