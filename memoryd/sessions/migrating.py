@@ -75,7 +75,7 @@ async def migrate_to(
     yield planted
 
 
-async def to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
+async def uninterrupted(work: Coroutine[Any, Any, Result]) -> Result:
     """Await work that must not be cut off: a caller who is cancelled leaves when it has ended."""
     task = asyncio.ensure_future(work)
     try:
@@ -118,7 +118,7 @@ class _Migration:
             async with spare_slot(self._manager, tenant=self._key.tenant, background=False) as slot:
                 async for progress in self._read(slot):
                     yield progress
-                await to_its_end(self._stage_state(slot))
+                await uninterrupted(self._stage_state(slot))
         except BaseException:
             # Nothing is on its way any more; what a lost answer left behind expires.
             await asyncio.shield(asyncio.ensure_future(self._planter.drop(self._seed)))
@@ -165,7 +165,7 @@ class _Migration:
         staging = self._services.store.archives.stage(
             self._key, self._seed.generation, self._staged, [b"".join(packed)]
         )
-        self._staged = await to_its_end(staging)
+        self._staged = await uninterrupted(staging)
 
     async def _stage_state(self, slot: SpareSlot) -> None:
         services, generation = self._services, self._seed.generation

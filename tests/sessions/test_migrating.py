@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from memoryd.sessions.migrating import to_its_end
+from memoryd.sessions.migrating import uninterrupted
 
 
 async def test_a_cancelled_caller_leaves_when_the_work_has_ended():
@@ -14,7 +14,7 @@ async def test_a_cancelled_caller_leaves_when_the_work_has_ended():
         await may_end.wait()
         ended.append(True)
 
-    caller = asyncio.create_task(to_its_end(work()))
+    caller = asyncio.create_task(uninterrupted(work()))
     await asyncio.sleep(0)
     caller.cancel()
     for _ in range(5):  # turns of the loop, in which a caller that is not held back would leave
@@ -33,6 +33,6 @@ async def test_the_outcome_is_the_works():
     async def fail() -> None:
         raise ValueError("as it was")
 
-    assert await to_its_end(give()) == 3
+    assert await uninterrupted(give()) == 3
     with pytest.raises(ValueError, match="as it was"):
-        await to_its_end(fail())
+        await uninterrupted(fail())

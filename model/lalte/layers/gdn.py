@@ -11,7 +11,7 @@ from torch.nn import functional
 from lalte.layers.linear import Linear
 from lalte.layers.mixer import Mixer, State, Where
 from lalte.layers.norm import RMSNorm
-from lalte.state.tensors import GDNState, compute_dtype
+from lalte.state.tensors import GDNState, LocalGDNState, compute_dtype
 from lalte_kernels import RULE_CHUNK, gated_delta_rule, short_conv
 
 if TYPE_CHECKING:
@@ -87,6 +87,15 @@ class GatedDelta(Mixer[State]):
         out: torch.Tensor = self.o_norm(mixed) * gate
         return out.reshape(lanes, n, -1).to(qkv.dtype), tail, recurrent
 
+    def mix_on(
+        self, inputs: tuple[torch.Tensor, ...], state: GDNState | LocalGDNState
+    ) -> torch.Tensor:
+        """Mix n rows of each lane, as `mix`, and leave the state after them."""
+        mixed, tail, recurrent = self.mix(inputs, state.tail, state.recurrent)
+        state.recurrent.copy_(recurrent)
+        state.tail.copy_(tail)
+        return mixed
+
 
 class GatedDeltaNet(GatedDelta[GDNState]):
     """The layer of the paper, with projections of its own."""
@@ -115,10 +124,7 @@ class GatedDeltaNet(GatedDelta[GDNState]):
         state: GDNState,
         where: Where,  # noqa: ARG002 - a recurrence does not care where it is
     ) -> torch.Tensor:
-        mixed, tail, recurrent = self.mix(inputs, state.tail, state.recurrent)
-        state.recurrent.copy_(recurrent)
-        state.tail.copy_(tail)
-        return mixed
+        return self.mix_on(inputs, state)
 
     def absorb(
         self,

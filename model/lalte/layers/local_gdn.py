@@ -59,14 +59,13 @@ class LocalGDN(GatedDelta[LocalGDNState]):
     one number per query head.
     """
 
-    absorb_uses_scratch = False
-
     def __init__(
         self, config: ModelConfig, layer: LocalGDNConfig, dtype: torch.dtype, device: torch.device
     ) -> None:
         d = config.head_dim
         branch = GDNConfig(config.num_heads, d, d, layer.conv_kernel)
         super().__init__(config, branch, dtype, device)
+        self.absorb_uses_scratch = not self.absorbs_at_once
         self.kv_heads = config.num_kv_heads
         self.head_dim = d
         self.theta = config.rope_theta
@@ -118,9 +117,7 @@ class LocalGDN(GatedDelta[LocalGDNState]):
         branch, null_logit = self.branch_inputs(inputs)
         visible = self.visible(where.relative, column(where.starts, q.device))
         local = null_attention(turned_q, state.rotated, state.value, visible, null_logit)
-        mixed, tail, recurrent = self.mix(branch, state.tail, state.recurrent)
-        state.recurrent.copy_(recurrent)
-        state.tail.copy_(tail)
+        mixed = self.mix_on(branch, state)
         return local.permute(0, 3, 1, 2, 4).reshape(lanes, n, -1) + mixed
 
     def absorb(
@@ -132,7 +129,6 @@ class LocalGDN(GatedDelta[LocalGDNState]):
         blocks: int,
     ) -> torch.Tensor:
         if not self.absorbs_at_once:
-            self.prepare(state, start)
             return super().absorb(inputs, state, start, tokens, blocks)
         inputs = tuple(x[None] for x in inputs)
         q, k, v = (x[0] for x in self.split_heads(inputs))
@@ -158,9 +154,7 @@ class LocalGDN(GatedDelta[LocalGDNState]):
             self.visible(relative, starts),
             self._blocks(null_logit[0, ..., None])[..., 0],
         )
-        mixed, tail, recurrent = self.mix(branch, state.tail, state.recurrent)
-        state.recurrent.copy_(recurrent)
-        state.tail.copy_(tail)
+        mixed = self.mix_on(branch, state)
         state.key[0, :, self.sinks : older] = key[:, key.shape[1] - self.past :]
         state.value[0, :, self.sinks : older] = value[:, value.shape[1] - self.past :]
         return local.permute(0, 3, 1, 2, 4).reshape(mixed.shape[1], -1) + mixed[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ class Mixer(nn.Module, ABC, Generic[State]):
     does neither, they are to be prepared before the next `advance`.
     """
 
-    absorb_uses_scratch: ClassVar[bool] = True
+    absorb_uses_scratch: bool = True
 
     @abstractmethod
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
