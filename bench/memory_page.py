@@ -153,6 +153,8 @@ def command(cell: Cell) -> str:
     words.append(f"--samples {cell['samples']} --seed {cell['seed']} --data DATA")
     if cell["per_stream"] > 1:
         words.append(f"--per-stream {cell['per_stream']}")
+    if cell["per_haystack"] > 1:
+        words.append(f"--per-haystack {cell['per_haystack']}")
     if cell["memory"] in ("full", *VARIANTS):
         words.append(f"--memory {cell['memory']}")
     elif cell["memory"] != "own":
@@ -168,7 +170,8 @@ which repeat themselves beyond some 250,000 tokens. The context is appended to a
 text, the question and RULER's reply prefix come as a Query, whose greedy reply of at most 128
 tokens must contain the value. One needle a stream: of ten that share 2,048 tokens, each asked for
 by itself, full attention finds 3 and laLTE 1, for a model of this size takes one number for another
-(`--per-stream 10`). Right of asked, in brackets Wilson's interval at 95 %.
+(`--per-stream 10`). Streams of one haystack (`--per-haystack`) are sessions of their own, too, forked
+where the needles stand from one that has read what comes before. Right of asked, in brackets Wilson's interval at 95 %.
 """
 FACTS_TEXT = """
 A user mentions facts early in a dialogue of the Schema-Guided Dialogue set; after so many tokens of

@@ -36,6 +36,7 @@ class Group(BaseModel):
     lengths: tuple[int, ...]
     samples: int
     per_stream: int = 1
+    per_haystack: int = 1
     memories: tuple[str, ...]
     model: str = DEFAULT
     state_limit: Literal["same"] | None = None
@@ -63,6 +64,7 @@ def cells_of(group: Group, seed: int, state_bytes: int) -> Iterator[Wanted]:
                 per_stream=group.per_stream,
                 state_limit=state_bytes if group.state_limit else 0,
                 label="" if group.model == DEFAULT else group.model,
+                per_haystack=group.per_haystack,
             )
 
 

@@ -42,6 +42,14 @@ def evaluate(
     per_stream: Annotated[
         int, typer.Option(min=1, help="Needles, facts or keys that share a stream.")
     ] = 1,
+    per_haystack: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Streams of needles that share a haystack: a session reads it once and is forked "
+            "where each needle comes.",
+        ),
+    ] = 1,
     memory: Annotated[
         str,
         typer.Option(
@@ -107,7 +115,16 @@ def evaluate(
         with make_evaluation(place, data, recipe, rows) as evaluation:
             for tokens in length or [0]:
                 wanted = Wanted(
-                    task, tokens, samples, seed, memory, one_prompt, per_stream, state_limit, label
+                    task,
+                    tokens,
+                    samples,
+                    seed,
+                    memory,
+                    one_prompt,
+                    per_stream,
+                    state_limit,
+                    label,
+                    per_haystack,
                 )
                 _print(measure(evaluation, wanted, log), as_json=as_json)
 

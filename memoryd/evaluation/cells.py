@@ -4,7 +4,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -61,8 +61,9 @@ class Wanted:
 
     length: tokens of the prompt, of dialogue or of the stream, or paragraphs; 0 where the task
     has none. memory: OWN or a baseline. one_prompt: in this process, without a daemon; baselines
-    always are. per_stream: questions that share a stream. state_limit: budgets are cut until a
-    state has at most so many bytes; 0 leaves them. label: what the table calls the memory.
+    always are. per_stream: questions that share a stream. per_haystack: streams that share a
+    haystack. state_limit: budgets are cut until a state has at most so many bytes; 0 leaves them.
+    label: what the table calls the memory.
     """
 
     task: str
@@ -74,6 +75,7 @@ class Wanted:
     per_stream: int = 1
     state_limit: int = 0
     label: str = ""
+    per_haystack: int = 1
 
     @property
     def form(self) -> Form:
@@ -167,6 +169,7 @@ class Evaluation:
             "per_stream": wanted.per_stream,
             "state_limit": wanted.state_limit,
             "rows": rows.name if rows is not None and wanted.task == "completion" else "",
+            "per_haystack": wanted.per_haystack,
         }
 
     def run(
@@ -194,7 +197,7 @@ class Evaluation:
         return source[:32] if wanted.memory == "full" and source else self.loaded.fingerprint
 
     def _ask(self, wanted: Wanted, on_progress: OnProgress) -> dict[str, Any]:
-        task = make_task(wanted.task, self.sources, wanted.per_stream)
+        task = make_task(wanted.task, self.sources, wanted.per_stream, wanted.per_haystack)
         plan = task.streams(wanted.length, wanted.samples)
         samples = [
             task.write(wanted.length, wanted.seed, index, questions)
@@ -202,12 +205,10 @@ class Evaluation:
         ]
         progress = _Progress(sum(len(sample.questions) for sample in samples), on_progress)
         reader, state_bytes = self._reader(wanted, progress.read)
-        at_once = self._place.at_once if wanted.form == "session" else 1
         answered: list[tuple[Question, Reply]] = []
-        with ThreadPoolExecutor(at_once) as pool:
-            for sample, replies in zip(samples, pool.map(reader.answer, samples), strict=True):
-                answered += zip(sample.questions, replies, strict=True)
-                progress.answered(len(replies))
+        for sample, replies in zip(samples, self._answers(wanted, reader, samples), strict=True):
+            answered += zip(sample.questions, replies, strict=True)
+            progress.answered(len(replies))
         longest = max(reply.tokens for _, reply in answered)
         right = self._right(wanted, samples, answered)
         return {
@@ -222,6 +223,19 @@ class Evaluation:
             ],
             **self._retention([reply for _, reply in answered]),
         }
+
+    def _answers(
+        self, wanted: Wanted, reader: Reader, samples: list[Sample]
+    ) -> Iterator[list[Reply]]:
+        """The replies to each sample."""
+        together = wanted.per_haystack
+        if together > 1 and isinstance(reader, SessionReader):
+            for first in range(0, len(samples), together):
+                yield from reader.answer_together(samples[first : first + together])
+            return
+        at_once = self._place.at_once if wanted.form == "session" else 1
+        with ThreadPoolExecutor(at_once) as pool:
+            yield from pool.map(reader.answer, samples)
 
     def _reader(
         self, wanted: Wanted, on_tokens: Callable[[int], None]

@@ -16,8 +16,10 @@ KEY = (
     "per_stream",
     "state_limit",
     "rows",
+    "per_haystack",
 )
 """What tells one cell from another."""
+_UNSAID = {"per_haystack": 1}  # of cells that were measured before there was the choice
 
 
 class ResultsLog:
@@ -27,7 +29,8 @@ class ResultsLog:
         self._path = path
         self.cells: list[dict[str, Any]] = []
         if path is not None and path.exists():
-            self.cells = [json.loads(line) for line in path.read_text().splitlines() if line]
+            lines = path.read_text().splitlines()
+            self.cells = [_UNSAID | json.loads(line) for line in lines if line]
 
     def find(self, key: Mapping[str, object]) -> dict[str, Any] | None:
         """The newest cell with this key."""

@@ -1,14 +1,15 @@
 """Answers samples through a daemon, as any client does: append, then ask."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from lalte.config import LTEConfig
 from lalte.evaluation.samples import Question, Reply, Sample
 from lalte.evaluation.stream import Framing, kept_shares
-from memoryd_client import Ack, Client, Inspection, Role, Sampling, Turn
+from memoryd_client import Ack, Client, Inspection, Piece, Role, Sampling, Session, Turn
 
 if TYPE_CHECKING:
     from lalte.config import ModelConfig
@@ -42,29 +43,74 @@ class SessionReader:
 
     def answer(self, sample: Sample) -> list[Reply]:
         """Reply to each question of a sample."""
-        session = self._client.create_session(f"eval-{uuid.uuid4().hex}").name
-        try:
-            tokens = self._tell(session, sample) if sample.told else 0
+        with self._session() as session:
+            return self._answer_in(session, sample, _turns(sample))
+
+    def answer_together(self, samples: Sequence[Sample]) -> Iterator[list[Reply]]:
+        """Reply to samples of one haystack, which is read once: in their order, as they are done.
+
+        One session reads what they share, and is forked where the next needle comes. Forks know its
+        writer, so that a stream which is sent them from its start goes on where it stands.
+        """
+        writer = uuid.uuid4().hex
+        cuts = sorted(sample.shared for sample in samples)
+        with ExitStack() as stack:
+            forks: dict[int, Session] = {}
+            with self._session() as trunk:
+                deepest = max(samples, key=lambda sample: sample.shared)
+                for cut in dict.fromkeys(cuts):
+                    self._append(trunk, _pieces(deepest, cuts, cut), writer)
+                    # What it has not read yet every fork would have to.
+                    self._client.query(trunk.name, raw=True, sampling=Sampling(max_tokens=1)).text()
+                    trunk = self._client.get_session(trunk.name)
+                    for number, sample in enumerate(samples):
+                        if sample.shared == cut:
+                            fork = self._client.fork_session(trunk.name, _new_name())
+                            stack.callback(self._client.delete_session, fork.name)
+                            forks[number] = fork
             with ThreadPoolExecutor(self._at_once) as pool:
-                written = list(pool.map(lambda q: self._ask(session, q), sample.questions))
-            kept = self._kept(session, sample)
+                yield from pool.map(
+                    lambda number: self._answer_in(
+                        forks[number], samples[number], _pieces(samples[number], cuts), writer
+                    ),
+                    range(len(samples)),
+                )
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        session = self._client.create_session(_new_name())
+        try:
+            yield session
         finally:
-            self._client.delete_session(session)
+            self._client.delete_session(session.name)
+
+    def _answer_in(
+        self,
+        session: Session,
+        sample: Sample,
+        source: Iterator[Turn | Piece],
+        writer: str | None = None,
+    ) -> list[Reply]:
+        tokens = self._append(session, source, writer) if sample.told else 0
+        with ThreadPoolExecutor(self._at_once) as pool:
+            written = list(pool.map(lambda q: self._ask(session.name, q), sample.questions))
         return [
             Reply(text, ids, tokens, shares)
-            for (text, ids), shares in zip(written, kept, strict=True)
+            for (text, ids), shares in zip(written, self._kept(session.name, sample), strict=True)
         ]
 
-    def _tell(self, session: str, sample: Sample) -> int:
-        """Append the stream; how many tokens it has. Its end may not be read yet."""
-        read = 0
+    def _append(
+        self, session: Session, source: Iterator[Turn | Piece], writer: str | None = None
+    ) -> int:
+        """Append a stream; how many tokens it has now. Its end may not be read yet."""
+        read = session.acked_tokens
 
         def note(ack: Ack) -> None:
             nonlocal read
             self._on_tokens(ack.offset.tokens - read)
             read = ack.offset.tokens
 
-        result = self._client.append_stream(session, _turns(sample), on_ack=note)
+        result = self._client.append_stream(session.name, source, on_ack=note, writer_id=writer)
         return result.offset.tokens
 
     def _ask(self, session: str, question: Question) -> tuple[str, tuple[int, ...]]:
@@ -106,5 +152,25 @@ class SessionReader:
             yield head.layer, positions, seen.offset.tokens - window
 
 
+def _new_name() -> str:
+    return f"eval-{uuid.uuid4().hex}"
+
+
 def _turns(sample: Sample) -> Iterator[Turn]:
     return (Turn(Role(told.role.value), told.text) for told in sample.told)
+
+
+def _pieces(sample: Sample, cuts: Sequence[int], end: int | None = None) -> Iterator[Piece]:
+    """The sample's only text in pieces that end at the cuts it shares; all of it, or up to `end`.
+
+    cuts: where samples of the haystack part from each other, rising.
+    """
+    (told,) = sample.told
+    last = sample.shared if end is None else end
+    role, first = Role(told.role.value), 0
+    for cut in cuts:
+        if first < cut <= last:
+            yield Piece(role, told.text[first:cut], open=True)
+            first = cut
+    if end is None:
+        yield Piece(role, told.text[first:])

@@ -85,6 +85,23 @@ def test_a_session_replies_as_the_same_memory_in_process(
         assert all(reply.kept for reply in found)
 
 
+@pytest.mark.parametrize("name", ["single_1", "single_3"])
+def test_a_haystack_read_once_gives_the_replies_of_streams_apart(
+    name: str, exact_daemon: DaemonProcess, exact: LoadedModel, sources: Sources
+):
+    task = make_task(name, sources, per_haystack=4)
+    samples = [task.write(900, 1, index, 1) for index in range(4)]
+    samples.append(samples[1])  # two that part at one place
+    read: list[int] = []
+    with exact_daemon.client() as client:
+        text = exact.config, exact.tokenizer, exact.turn_format
+        apart = [SessionReader(client, *text).answer(sample) for sample in samples]
+        together = SessionReader(client, *text, at_once=2, on_tokens=read.append)
+        assert list(together.answer_together(samples)) == apart
+        assert not list(client.list_sessions(prefix="eval-"))
+    assert sum(read) < sum(replies[0].tokens for replies in apart)
+
+
 def test_each_cell_is_one_object_with_its_facts(evaluate: Any, loaded: LoadedModel):
     cells = evaluate("single_1", "--length", 300, "--length", 500, "--samples", 2, "--seed", 7)
     assert [cell["length"] for cell in cells] == [300, 500]
@@ -153,6 +170,9 @@ def test_other_options_are_other_cells(evaluate: Any, tmp_path: Path):
     for count, change in enumerate(changes, 1):
         evaluate("mqar", "--length", 32, "--samples", 2, "--results", results, *change)
         assert len(results.read_text().splitlines()) == count
+    for more, change in enumerate(((), ("--per-haystack", 2)), 1):
+        evaluate("single_1", "--length", 300, "--samples", 2, "--results", results, *change)
+        assert len(results.read_text().splitlines()) == len(changes) + more
 
 
 def test_mistakes_are_one_line(evaluate: Any, tmp_path: Path):

@@ -88,6 +88,30 @@ def test_several_needles_have_keys_and_depths_of_their_own(sources: Sources):
         assert sample.told[0].text.count(question.value) == 1
 
 
+@pytest.mark.parametrize("name", ["single_1", "single_2", "single_3"])
+def test_samples_of_one_haystack_part_where_their_needles_stand(name: str, sources: Sources):
+    together, alone = (make_task(name, sources, per_haystack=n) for n in (3, 1))
+    samples = [together.write(2000, 1, index, 1) for index in range(6)]
+    for group in (samples[:3], samples[3:]):
+        texts = [sample.told[0].text for sample in group]
+        for sample, text in zip(group, texts, strict=True):
+            for other, beside in zip(group, texts, strict=True):
+                if other.shared >= sample.shared:
+                    assert beside.startswith(text[: sample.shared])
+            assert "One of the special magic" not in text[: sample.shared]
+            assert text[sample.shared :].lstrip().startswith("One of the special magic")
+        assert len({sample.questions[0].value for sample in group}) == 3
+    hay = [sample.told[0].text[sample.shared :].partition(". ")[2] for sample in samples]
+    assert (hay[0][-200:] == hay[3][-200:]) == (name == "single_1")
+    assert alone.write(2000, 1, 0, 1).shared == 0
+
+
+def test_only_streams_of_one_needle_share_a_haystack(sources: Sources):
+    for name, per_stream in (("facts", 1), ("single_2", 2)):
+        with pytest.raises(EvaluationError, match="cannot share a haystack"):
+            make_task(name, sources, per_stream, per_haystack=2)
+
+
 def test_running_text_goes_on_beyond_the_last_book(sources: Sources, loaded: LoadedModel):
     import random
 

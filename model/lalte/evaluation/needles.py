@@ -58,9 +58,17 @@ def write_needles(
     seed: int,
     index: int,
     needles: int = 1,
+    per_haystack: int = 1,
 ) -> Sample:
-    """Write a sample whose prompt is as long as fits into `length` tokens with a reply."""
+    """Write a sample whose prompt is as long as fits into `length` tokens with a reply.
+
+    per_haystack: so many samples in a row have their needles in the same haystack.
+    """
     rng = random.Random(f"needle {task} {length} {seed} {index} {needles}")  # noqa: S311
+    hay_rng = rng
+    if per_haystack > 1:
+        haystack = index // per_haystack
+        hay_rng = random.Random(f"haystack {task} {length} {seed} {haystack}")  # noqa: S311
     kind = "uuid" if task == "single_3" else "number"
     keys = rng.sample([f"{a}-{n}" for a in _ADJECTIVES for n in _NOUNS], k=needles)
     values = [_value(task, rng) for _ in keys]
@@ -71,19 +79,22 @@ def write_needles(
     ]
     needed = len(tokenizer.encode_plain(before + " ".join(told)))
     needed += max(len(tokenizer.encode_plain(question + prefix)) for question, prefix in asked)
-    pieces, joint = _haystack(corpus, tokenizer, task, length - _REPLY_TOKENS - needed, rng)
+    pieces, joint = _haystack(corpus, tokenizer, task, length - _REPLY_TOKENS - needed, hay_rng)
     depths = [round(place * 100 / (_DEPTHS - 1)) for place in rng.sample(range(_DEPTHS), k=needles)]
     hay = len(pieces)
     # The deepest first, so that each stands where it would stand alone.
     for depth, needle in sorted(zip(depths, told, strict=True), reverse=True):
         pieces.insert(int(hay * depth / 100), needle)
+    shared = 0
+    if per_haystack > 1:
+        shared = len(before + joint.join(pieces[: int(hay * min(depths) / 100)]))
     questions = tuple(
         Question(
             question, prefix, answers=(value,), value=value, depth=depth, max_tokens=_REPLY_TOKENS
         )
         for (question, prefix), value, depth in zip(asked, values, depths, strict=True)
     )
-    return Sample((Told(Role.RAW, before + joint.join(pieces)),), questions)
+    return Sample((Told(Role.RAW, before + joint.join(pieces)),), questions, shared)
 
 
 def _value(task: NeedleTask, rng: random.Random) -> str:

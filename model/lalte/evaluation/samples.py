@@ -52,10 +52,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """One stream, and questions that are asked at its end, each on its own."""
+    """One stream, and questions that are asked at its end, each on its own.
+
+    shared: so many first characters of the first text are also those of every sample that shares
+    at least as many, among samples that were written over one haystack.
+    """
 
     told: tuple[Told, ...]
     questions: tuple[Question, ...]
+    shared: int = 0
 
 
 @dataclass(frozen=True)

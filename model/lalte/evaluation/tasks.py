@@ -75,19 +75,34 @@ class Sources:
         return self.data
 
 
-def make_task(name: str, sources: Sources, per_stream: int = 1) -> Task:
-    """Make a task that is asked and answered. per_stream: questions that share a stream.
+def make_task(name: str, sources: Sources, per_stream: int = 1, per_haystack: int = 1) -> Task:
+    """Make a task that is asked and answered.
 
-    Raises EvaluationError for a name that is none.
+    per_stream: questions that share a stream. per_haystack: streams of one needle each that share
+    the text around it. Raises EvaluationError for a name that is none, and where no haystack can be
+    shared.
     """
     tokenizer = sources.tokenizer
+    if per_haystack > 1 and (name not in NEEDLE_TASKS or per_stream > 1):
+        raise EvaluationError(
+            name,
+            "cannot share a haystack: only streams of one needle can "
+            f"({', '.join(NEEDLE_TASKS)}, one a stream)",
+        )
     match name:
         case "single_1" | "single_2" | "single_3":
             return Task(
                 name,
                 shared(per_stream),
                 lambda length, seed, index, questions: write_needles(
-                    sources.corpus, tokenizer, name, length, seed, index, questions
+                    sources.corpus,
+                    tokenizer,
+                    name,
+                    length,
+                    seed,
+                    index,
+                    questions,
+                    per_haystack,
                 ),
             )
         case "facts" | "superseded":
