@@ -10,6 +10,8 @@ from memory_plots import plot_all
 from memory_targets import targets
 from speed_table import table
 
+from lalte.evaluation.variants import BASELINES
+
 LOG = Path(__file__).parents[1] / "docs" / "results" / "memory.jsonl"
 
 Cell = dict[str, Any]
@@ -25,7 +27,7 @@ NAMES = {
     "no_future": "routers without future context",
     "lte_everywhere": "LTE in every layer, without GDN",
 }
-VARIANTS = ("fresh", "window", "random", "attended", "local")
+VARIANTS = ("fresh", *(name for name in BASELINES if name != "full"))
 NEEDLES = ("single_1", "single_2", "single_3")
 
 
@@ -170,8 +172,9 @@ which repeat themselves beyond some 250,000 tokens. The context is appended to a
 text, the question and RULER's reply prefix come as a Query, whose greedy reply of at most 128
 tokens must contain the value. One needle a stream: of ten that share 2,048 tokens, each asked for
 by itself, full attention finds 3 and laLTE 1, for a model of this size takes one number for another
-(`--per-stream 10`). Streams of one haystack (`--per-haystack`) are sessions of their own, too, forked
-where the needles stand from one that has read what comes before. Right of asked, in brackets Wilson's interval at 95 %.
+(`--per-stream 10`). Streams of one haystack (`--per-haystack`) are sessions of their own, too: one
+that has read what comes before is forked where their needles stand. Right of asked, in brackets
+Wilson's interval at 95 %.
 """
 FACTS_TEXT = """
 A user mentions facts early in a dialogue of the Schema-Guided Dialogue set; after so many tokens of

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
+from memoryd.detached import detached
 from memoryd.errors import QuotaExceeded
 from memoryd.metrics import Metrics
 from memoryd.quotas.questions import Question
@@ -101,7 +102,7 @@ class Quotas:
             await self._admit_bytes(tenant, nbytes)
             limit = tenant.limits.sessions
             if limit and not await self._enlisted(key, limit):
-                await _to_its_end(self._stored.note_changes())
+                await detached(self._stored.note_changes())
                 await self._recount(tenant)
                 if not await self._enlisted(key, limit):
                     raise refusal("sessions", used=limit, limit=limit)
@@ -213,7 +214,7 @@ class Quotas:
 
     async def _enlisted(self, key: SessionKey, limit: int) -> bool:
         try:
-            await _to_its_end(self._store.enlist(key, limit=limit))
+            await detached(self._store.enlist(key, limit=limit))
         except TenantFull:
             return False
         return True
@@ -228,7 +229,7 @@ class Quotas:
             await self._recount(tenant)
         if not _over(tenant, nbytes):
             return
-        await _to_its_end(self._stored.note_changes())
+        await detached(self._stored.note_changes())
         await tenant.refresh(older_than=0)
         if _over(tenant, nbytes):
             await self._recount(tenant)
@@ -240,7 +241,7 @@ class Quotas:
             await tenant.tokens.admit(limit)
 
     async def _recount(self, tenant: _Tenant) -> None:
-        await _to_its_end(self._stored.recount(tenant.name, unless_within=RECOUNT_SECONDS))
+        await detached(self._stored.recount(tenant.name, unless_within=RECOUNT_SECONDS))
 
     def _on_usage(self, name: str, usage: Usage) -> None:
         self._tenant(name).usage = usage
@@ -258,8 +259,3 @@ class Quotas:
 def _over(tenant: _Tenant, nbytes: int) -> bool:
     used, limit = tenant.usage.stored_bytes, tenant.limits.stored_bytes
     return used + nbytes > limit if nbytes else used >= limit
-
-
-async def _to_its_end(work: Awaitable[None]) -> None:
-    """Waits for work that goes on if the caller is cancelled."""
-    await asyncio.shield(asyncio.ensure_future(work))

@@ -7,9 +7,10 @@ import psutil
 import structlog
 from google.protobuf import timestamp_pb2
 
+from memoryd.detached import detached
 from memoryd.quotas.questions import Question
 from memoryd.rpc import convert
-from memoryd.rpc.calls import Call, Host, Servicer, detached, unary
+from memoryd.rpc.calls import Call, Host, Servicer, unary
 from memoryd.sessions.discarding import discard
 from memoryd.storage.keys import SessionKey, validate_name
 from memoryd_proto.v1 import admin_pb2, admin_pb2_grpc

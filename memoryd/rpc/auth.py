@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from memoryd.config import ApiKey
+from memoryd.detached import detached
 from memoryd.errors import BadCredentials, MemorydError, StorageUnavailable
 from memoryd.scopes import ALL_SCOPES, Scope
 from memoryd.storage.api_keys import KeyRecord, key_id
@@ -90,7 +91,7 @@ class Authenticator:
         if asked - read_at < self._max_age:
             return record
         # Shielded: a command that a caller breaks off would leave its reply on the connection.
-        record = await asyncio.shield(asyncio.ensure_future(self._stored.get(identity)))
+        record = await detached(self._stored.get(identity))
         if record is None:
             # Unknown ids are not remembered: anybody can make up any number of them.
             self._believed.pop(identity, None)

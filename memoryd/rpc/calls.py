@@ -177,14 +177,6 @@ class Servicer:
             )
 
 
-async def detached(work: Awaitable[Result]) -> Result:
-    """Waits for work that goes on if the caller is cancelled.
-
-    A command that is broken off would leave its reply behind on a Redis connection.
-    """
-    return await asyncio.shield(asyncio.ensure_future(work))
-
-
 @asynccontextmanager
 async def _entered(servicer: Servicer, context: Context, arrival: Arrival) -> AsyncGenerator[Call]:
     """Checks credentials and deadline, binds the log, and counts the call as running."""

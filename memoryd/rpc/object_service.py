@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from contextlib import aclosing
 
+from memoryd.detached import detached
 from memoryd.errors import BadArgument, EmptyStream
 from memoryd.rpc import convert
-from memoryd.rpc.calls import Call, Host, Requests, Servicer, detached, streaming, unary
+from memoryd.rpc.calls import Call, Host, Requests, Servicer, streaming, unary
 from memoryd.scopes import Scope
 from memoryd.sessions.copying import read_out
 from memoryd.sessions.manager import Remote

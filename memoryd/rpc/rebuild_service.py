@@ -3,8 +3,9 @@
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 
+from memoryd.detached import detached
 from memoryd.rpc import convert
-from memoryd.rpc.calls import Call, detached, streaming
+from memoryd.rpc.calls import Call, streaming
 from memoryd.rpc.object_service import ObjectCalls
 from memoryd.sessions.migrating import migrate_in_place, migrate_to
 from memoryd.sessions.verifying import Kind, Rebuilding, Verification, verify

@@ -2,6 +2,7 @@
 
 import uuid
 
+from memoryd.detached import detached
 from memoryd.engine.errors import LayerKeepsNoTokens
 from memoryd.errors import (
     BadArgument,
@@ -9,7 +10,7 @@ from memoryd.errors import (
     ModelNotFound,
 )
 from memoryd.rpc import convert
-from memoryd.rpc.calls import Call, detached, unary
+from memoryd.rpc.calls import Call, unary
 from memoryd.rpc.rebuild_service import RebuildCalls
 from memoryd.sessions.manager import Remote
 from memoryd.storage.records import SessionRecord

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from memoryd.detached import detached
 from memoryd.errors import NotArchived, StateCorrupt
 from memoryd.sessions.actor import CHAT_WRITER
 from memoryd.sessions.archive import Closed, Frame, frames
@@ -70,7 +71,7 @@ async def migrate_to(
     migration = _Migration(manager, record, new_key)
     async for progress in migration.read():
         yield progress
-    planted = await asyncio.shield(asyncio.ensure_future(migration.plant(replacing=False)))
+    planted = await detached(migration.plant(replacing=False))
     manager.services.metrics.rebuilt("migrate", "done")
     yield planted
 
@@ -121,7 +122,7 @@ class _Migration:
                 await uninterrupted(self._stage_state(slot))
         except BaseException:
             # Nothing is on its way any more; what a lost answer left behind expires.
-            await asyncio.shield(asyncio.ensure_future(self._planter.drop(self._seed)))
+            await detached(self._planter.drop(self._seed))
             raise
 
     async def plant(self, *, replacing: bool) -> SessionRecord:

@@ -6,11 +6,11 @@ came before is kept nowhere. The session itself is only looked at: its state is 
 everything else is a comparison with that.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from memoryd.detached import detached
 from memoryd.engine.errors import EngineError, TokenOutOfRange
 from memoryd.engine.messages import Captured
 from memoryd.errors import StateCorrupt
@@ -152,7 +152,7 @@ async def _look(manager: SessionManager, actor: SessionActor, state: Captured) -
         try:
             begin, arrays = await manager.read_checkpoint(record, blob)
             reading = store.read_journal(record.lease, begin)
-            stored = journalled(await asyncio.shield(asyncio.ensure_future(reading)), begin)
+            stored = journalled(await detached(reading), begin)
         except StateCorrupt as error:
             await actor.fence()
             if actor.checkpointer.committed != blob:

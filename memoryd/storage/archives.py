@@ -9,9 +9,9 @@ What the bytes mean is for the sessions to know. Here they are read, and copied 
 is being made; a copy expires by itself until an install makes it stay.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
+from memoryd.detached import detached
 from memoryd.errors import StateCorrupt
 from memoryd.storage import scripts
 from memoryd.storage.client import Client
@@ -41,7 +41,7 @@ class ArchiveStore:
         at = 0
         while at < end:
             asking = self._client.command("XRANGE", name, f"{at + 1}-0", "+", "COUNT", PAGE)
-            page = await asyncio.shield(asyncio.ensure_future(asking))
+            page = await detached(asking)
             for identity, fields in page:
                 data = bytes(fields[b"a"])
                 if int(identity.split(b"-")[0]) - len(data) != at:
