@@ -86,14 +86,19 @@ def test_a_scan_finds_the_layers_whose_attention_does_not_matter(
     teacher = Student(base, {}, seed=1)
     config = ScanConfig(sequences=2, tokens=TOKENS, window=4, layers=2, candidates=3)
     sequences = [text.write(7, i, TOKENS) for i in range(2)]
-    assert scan(teacher, sequences, config, tmp_path) == [1, 3]
+    assert scan(teacher, sequences, config, tmp_path, sinks=0) == [1, 3]
     losses = json.loads((tmp_path / SCAN_FILE).read_text())
     # Targets are kept in half precision, so a loss of nothing is not quite 0.
     assert abs(losses["1"]) < 0.01 < losses["0"]
     assert abs(losses["1 3"]) < 0.01
 
+    # Whoever sees all first tokens loses nothing.
+    scan(teacher, sequences, config, tmp_path / "sinks", sinks=TOKENS)
+    seeing = json.loads((tmp_path / "sinks" / SCAN_FILE).read_text())
+    assert all(abs(loss) < 0.01 for loss in seeing.values())
+
     monkeypatch.setattr("lalte.retrofit.scan._Scanner.loss", None)
-    assert scan(teacher, sequences, config, tmp_path) == [1, 3]
+    assert scan(teacher, sequences, config, tmp_path, sinks=0) == [1, 3]
 
 
 def test_sequences_are_functions_of_seed_and_index(text: PlainText):

@@ -170,12 +170,13 @@ def _lessons(
 def _scan(
     loaded: LoadedModel, text: PlainText, config: RetrofitConfig, places: Places
 ) -> tuple[int, ...]:
-    plan = config.scan
+    plan, gdn = config.scan, config.gdn
     assert plan is not None  # noqa: S101 - the config has checked it
+    assert gdn is not None  # noqa: S101
     # Sequences that no branch is fitted to.
     sequences = [text.write(config.seed + 1, i, plan.tokens) for i in range(plan.sequences)]
     teacher = Student(loaded.model, {}, config.seed)
-    return tuple(scan(teacher, sequences, plan, places.run))
+    return tuple(scan(teacher, sequences, plan, places.run, sinks=gdn.sinks))
 
 
 def _layers(base: ModelConfig, config: RetrofitConfig, student: Student) -> tuple[LayerConfig, ...]:

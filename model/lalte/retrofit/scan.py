@@ -1,8 +1,10 @@
 """Finds the layers whose attention is local: those that a window, or a GDN layer, can replace.
 
-Each layer alone is cut to a small window; then, one by one, the layer joins the chosen that adds
-least to what they lose together. What counts is the mean KL of the cut model's predictions from the
-whole one's. Every measurement is noted when it is made, so that a scan can go on where it stopped.
+Each layer alone is cut to a small window beside the sinks that a GDN layer would keep (without its
+sinks many a local layer looks as if it saw far); then, one by one, the layer joins the chosen that
+adds least to what they lose together. What counts is the mean KL of the cut model's predictions
+from the whole one's. Every measurement is noted when it is made, so that a scan can go on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -34,15 +36,21 @@ SCAN_FILE = "scan.json"
 
 
 def scan(
-    teacher: Student, sequences: Sequence[torch.Tensor], config: ScanConfig, run: Path
+    teacher: Student,
+    sequences: Sequence[torch.Tensor],
+    config: ScanConfig,
+    run: Path,
+    *,
+    sinks: int,
 ) -> list[int]:
     """Return the chosen layers, rising; the file in `run` holds every measurement.
 
-    teacher: a student without branches. sequences: int64 [n] each.
+    teacher: a student without branches. sequences: int64 [n] each. sinks: first tokens that a layer
+    goes on seeing.
     """
     run.mkdir(parents=True, exist_ok=True)
     notes = _Notes(run / SCAN_FILE)
-    scanner = _Scanner(teacher, sequences, config.window)
+    scanner = _Scanner(teacher, sequences, config.window, sinks)
     depth = len(scanner.blocks)
     alone = {layer: notes.value(scanner, [], layer) for layer in range(depth)}
     candidates = sorted(alone, key=alone.__getitem__)[: config.candidates]
@@ -76,10 +84,13 @@ class _Notes:
 class _Scanner:
     """Keeps each layer's input under the chosen cuts: a change costs the layers above it only."""
 
-    def __init__(self, teacher: Student, sequences: Sequence[torch.Tensor], window: int) -> None:
+    def __init__(
+        self, teacher: Student, sequences: Sequence[torch.Tensor], window: int, sinks: int
+    ) -> None:
         self.blocks = teacher.model.blocks()
         self._teacher = teacher
         self._window = window
+        self._sinks = sinks
         self._cut: list[int] = []
         with torch.no_grad():
             starts = [teacher.model.model.embeddings(tokens) for tokens in sequences]
@@ -115,7 +126,7 @@ class _Scanner:
             block = self.blocks[index]
             inputs = attention_inputs(block, block.attn_norm(x))
             if index in cut:
-                mixed = window_attention(attending(block), inputs, self._window)
+                mixed = window_attention(attending(block), inputs, self._window, sinks=self._sinks)
             else:
                 mixed = full_attention(attending(block), inputs)
             x = block.finish(x, mixed)
