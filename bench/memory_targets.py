@@ -71,10 +71,12 @@ def _needle(find: Find, task: str, length: int) -> Target:
     what = f"{task} at {length:,}"
     if length == 8192:
         teacher = find(task, "full", length)
-        if teacher is None:
-            return Target(what, "5 points under the teacher", _number(found), "not measured")
-        least = teacher["accuracy"] - 0.05
-        return _line(what, f">= {least:.2f} (teacher - 0.05)", found, least)
+        if teacher is not None:
+            least = teacher["accuracy"] - 0.05
+            return _line(what, f">= {least:.2f} (teacher - 0.05)", found, least)
+        if found is None or found < 0.95:
+            return Target(what, "teacher - 0.05", _number(found), "not measured")
+        return _line(what, "teacher - 0.05, so at most 0.95", found, 0.95)
     least = 0.95 if length <= 4096 else 0.8
     return _line(what, f">= {least:.2f}", found, least)
 

@@ -110,11 +110,17 @@ def test_targets_are_judged_by_their_bounds(monkeypatch):
     assert found["single_1 at 2,048"] == "**missed**"
     assert found["single_1 at 4,096"] == "not measured"
     assert found["single_1 at 8,192"] == "reached"
+    assert found["single_2 at 8,192"] == "not measured"
     assert found["facts at 2,048"] == "reached"
     assert found["superseded at 2,048"] == "**missed**"
     assert found["state, MB"] == "reached"
     assert found["perplexity at 2,048 to the teacher's"] == "reached"
     assert found["perplexity at 2,048 to GDN layers' at window 64"] == "**missed**"
+    # Five points under the best teacher are 0.95.
+    for accuracy, verdict in ((0.95, "reached"), (0.94, "not measured")):
+        measured["single_2", "own", 8192] = cell(accuracy)
+        found = {target.what: target.verdict for target in targets(lambda *key: measured.get(key))}
+        assert found["single_2 at 8,192"] == verdict
 
 
 PERPLEXITIES = (("own", 10.8), ("full", 10.0), ("local", 10.8))
