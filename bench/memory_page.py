@@ -28,6 +28,8 @@ NAMES = {
     "lte_everywhere": "LTE in every layer, without GDN",
 }
 VARIANTS = ("fresh", *(name for name in BASELINES if name != "full"))
+POSITIONS = "positions_"
+"""How memories are called whose retained tokens are said to stand elsewhere."""
 NEEDLES = ("single_1", "single_2", "single_3")
 
 
@@ -43,10 +45,14 @@ class Cells:
         models = [cell["model"] for cell in found if cell["memory"] == "own"]
         newest: dict[tuple[object, ...], Cell] = {}
         for cell in found:
-            ours = cell["memory"] in ("own", *VARIANTS)
+            ours = cell["memory"] in ("own", *VARIANTS) or cell["positions"]
             if not ours or cell["model"] == models[-1]:
                 newest[cell["task"], cell["memory"], cell["length"]] = cell
         return cls(list(newest.values()))
+
+    def at(self, *, own_positions: bool) -> "Cells":
+        """Those whose retained tokens stand where the model has them, or the others."""
+        return Cells([cell for cell in self.cells if (cell["positions"] == "") == own_positions])
 
     def of(self, task: str) -> list[Cell]:
         return [cell for cell in self.cells if cell["task"] == task]
@@ -85,8 +91,7 @@ def accuracy_table(cells: Cells, task: str, unit: str) -> str:
     for memory in cells.memories(task):
         found = [cells.find(task, memory, length) for length in lengths]
         there = [cell for cell in found if cell is not None]
-        name = NAMES.get(memory, memory)
-        rows.append([name, bytes_text(there), *map(accuracy_text, found)])
+        rows.append([NAMES.get(memory, memory), bytes_text(there), *map(accuracy_text, found)])
     return table(["", "MB", *(f"{length:,} {unit}" for length in lengths)], rows)
 
 
@@ -147,6 +152,29 @@ def blocks_table(cells: Cells) -> str:
     return table(["tokens", *(NAMES.get(name, name) for name in longest)], rows) if rows else ""
 
 
+def positions_table(own: Cells, moved: Cells) -> str:
+    """Perplexity by place in the stream, and needles, by where retained tokens are put."""
+    tasks = sorted({(cell["task"], cell["length"]) for cell in moved.cells})
+    needles = [(task, length) for task, length in tasks if task != "perplexity"]
+    (length,) = {length for task, length in tasks if task == "perplexity"}
+    rows, borders = [], []
+    for memory, cells in [("own", own), *((name, moved) for name in moved.memories("perplexity"))]:
+        cell = cells.find("perplexity", memory, length)
+        if cell is None:
+            continue
+        borders = [f"{block['first']:,} - {block['last']:,}" for block in cell["blocks"]]
+        found = [cells.find(task, memory, tokens) for task, tokens in needles]
+        rows.append(
+            [
+                "its own" if memory == "own" else memory.removeprefix(POSITIONS),
+                *(f"{block['perplexity']:.2f}" for block in cell["blocks"]),
+                *map(accuracy_text, found),
+            ]
+        )
+    heads = [f"{task} at {tokens:,}" for task, tokens in needles]
+    return table(["", *borders, *heads], rows)
+
+
 def command(cell: Cell) -> str:
     """How this cell is measured by hand; baselines and perplexity need no --target."""
     words = ["memoryd eval", cell["task"]]
@@ -157,7 +185,9 @@ def command(cell: Cell) -> str:
         words.append(f"--per-stream {cell['per_stream']}")
     if cell["per_haystack"] > 1:
         words.append(f"--per-haystack {cell['per_haystack']}")
-    if cell["memory"] in ("full", *VARIANTS):
+    if cell["positions"]:
+        words.append(f"--positions {cell['positions']} --label {cell['memory']}")
+    elif cell["memory"] in ("full", *VARIANTS):
         words.append(f"--memory {cell['memory']}")
     elif cell["memory"] != "own":
         words.append(f"--model FOLDER --label {cell['memory']}")
@@ -190,6 +220,11 @@ PERPLEXITY_TEXT = """
 Held-out books, read from an empty memory on, in the process: a session shows no probabilities. The
 states are the same.
 """
+POSITIONS_TEXT = """
+The same weights with retained tokens packed to within another span of tokens (the model's own is
+1,024, the least that its window and budgets allow), or at their true positions. Perplexity by place
+in a stream, as above; needles as above, in the process.
+"""
 INSTRUCTIONS_TEXT = """
 50 ordinary instructions, shorter than the window: replies whose first 32 greedy tokens are the
 teacher's.
@@ -207,7 +242,8 @@ def paragraph(text: str) -> str:
     return textwrap.fill(" ".join(text.split()), 118, break_long_words=False)
 
 
-def sections(cells: Cells) -> Iterator[str]:
+def sections(every: Cells) -> Iterator[str]:
+    cells, moved = every.at(own_positions=True), every.at(own_positions=False)
     yield "## Targets"
     yield table(
         ["what", "wanted", "reached", ""],
@@ -237,6 +273,10 @@ def sections(cells: Cells) -> Iterator[str]:
         yield paragraph(PERPLEXITY_TEXT)
         yield perplexity_table(cells)
         yield blocks_table(cells)
+    if moved.of("perplexity"):
+        yield "## Where retained tokens stand"
+        yield paragraph(POSITIONS_TEXT)
+        yield positions_table(cells, moved)
     if cells.of("instructions"):
         yield "## Unharmed"
         yield paragraph(INSTRUCTIONS_TEXT)
@@ -250,7 +290,10 @@ def write_page(log: Sequence[Cell], path: Path) -> Path:
         return page
     cells = Cells.newest(log)
     newest = ([cell for cell in cells.cells if cell["memory"] == "own"] or cells.cells)[-1]
-    pictures = [f"![{title}]({file.name})" for title, file in plot_all(cells.cells, page)]
+    pictures = [
+        f"![{title}]({file.name})"
+        for title, file in plot_all(cells.at(own_positions=True).cells, page)
+    ]
     sources = sorted({f"{cell['date']}, {cell['machine']}" for cell in cells.cells})
     head = HEAD_TEXT.format(
         log=path.name,

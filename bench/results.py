@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from memory_page import LOG, write_page
+from memory_page import LOG, POSITIONS, write_page
 from pydantic import BaseModel, ConfigDict
 
 from lalte.checkpoints.cache import default_model_dir
@@ -40,6 +40,14 @@ class Group(BaseModel):
     memories: tuple[str, ...]
     model: str = DEFAULT
     state_limit: Literal["same"] | None = None
+    positions: str = ""
+
+    @property
+    def label(self) -> str:
+        """What the page calls the memory, where it is not the default model's own or a baseline."""
+        if self.positions:
+            return f"{POSITIONS}{self.positions}"
+        return "" if self.model == DEFAULT else self.model
 
 
 class Plan(BaseModel):
@@ -63,8 +71,9 @@ def cells_of(group: Group, seed: int, state_bytes: int) -> Iterator[Wanted]:
                 memory,
                 per_stream=group.per_stream,
                 state_limit=state_bytes if group.state_limit else 0,
-                label="" if group.model == DEFAULT else group.model,
+                label=group.label,
                 per_haystack=group.per_haystack,
+                positions=group.positions,
             )
 
 

@@ -61,6 +61,13 @@ def evaluate(
     state_limit: Annotated[
         int, typer.Option(min=0, help="Cut budgets until a state has at most so many bytes.")
     ] = 0,
+    positions: Annotated[
+        str,
+        typer.Option(
+            help="Where retained tokens are said to stand: absolute, or a span in tokens that they "
+            "are packed to; default: the model's own."
+        ),
+    ] = "",
     one_prompt: Annotated[
         bool, typer.Option("--one-prompt", help="Without a daemon, in this process.")
     ] = False,
@@ -125,6 +132,7 @@ def evaluate(
                     state_limit,
                     label,
                     per_haystack,
+                    positions,
                 )
                 _print(measure(evaluation, wanted, log), as_json=as_json)
 

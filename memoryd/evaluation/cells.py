@@ -63,7 +63,8 @@ class Wanted:
     has none. memory: OWN or a baseline. one_prompt: in this process, without a daemon; baselines
     always are. per_stream: questions that share a stream. per_haystack: streams that share a
     haystack. state_limit: budgets are cut until a state has at most so many bytes; 0 leaves them.
-    label: what the table calls the memory.
+    positions: where retained tokens are said to stand, see `variants.at_positions`; empty leaves
+    them where the model has them. label: what the table calls the memory.
     """
 
     task: str
@@ -76,11 +77,12 @@ class Wanted:
     state_limit: int = 0
     label: str = ""
     per_haystack: int = 1
+    positions: str = ""
 
     @property
     def form(self) -> Form:
         direct = self.one_prompt or self.memory != OWN or self.task == PERPLEXITY
-        return "process" if direct or self.state_limit else "session"
+        return "process" if direct or self.state_limit or self.positions else "session"
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ class Evaluation:
             "state_limit": wanted.state_limit,
             "rows": rows.name if rows is not None and wanted.task == "completion" else "",
             "per_haystack": wanted.per_haystack,
+            "positions": wanted.positions,
         }
 
     def run(
@@ -255,6 +258,8 @@ class Evaluation:
         model = self.loaded.model
         if wanted.state_limit:
             model = variants.within_bytes(model, wanted.state_limit)
+        if wanted.positions:
+            model = variants.at_positions(model, wanted.positions)
         match wanted.memory:
             case "own":
                 return variants.as_it_is(model)

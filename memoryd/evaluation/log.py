@@ -17,9 +17,11 @@ KEY = (
     "state_limit",
     "rows",
     "per_haystack",
+    "positions",
 )
 """What tells one cell from another."""
-_UNSAID = {"per_haystack": 1}  # of cells that were measured before there was the choice
+# Of cells that were measured before there was the choice.
+_UNSAID = {"per_haystack": 1, "positions": ""}
 
 
 class ResultsLog:

@@ -31,6 +31,13 @@ PLAN = {
             "state_limit": "same",
         },
         {"task": "perplexity", "lengths": [2048], "samples": 1, "memories": ["own", "full"]},
+        {
+            "task": "perplexity",
+            "lengths": [2048],
+            "samples": 1,
+            "memories": ["own"],
+            "positions": "absolute",
+        },
     ],
 }
 
@@ -62,6 +69,7 @@ def test_a_plan_is_measured_once_and_shown(folder: Path, data: Path, tmp_path: P
         ("single_2", 400, "third"),
         ("perplexity", 2048, "own"),
         ("perplexity", 2048, "full"),
+        ("perplexity", 2048, "positions_absolute"),
     ]
     page = log.with_suffix(".md").read_text()
     for cell in cells[2:5]:
@@ -69,6 +77,8 @@ def test_a_plan_is_measured_once_and_shown(folder: Path, data: Path, tmp_path: P
         assert f"{cell['right']}/{cell['asked']} ({low:.2f}-{high:.2f})" in page
     assert f"{cells[5]['perplexity'] / cells[6]['perplexity']:.3f}" in page
     assert "--memory window" in page
+    assert f"| absolute | {cells[7]['blocks'][0]['perplexity']:.2f} |" in page
+    assert "--positions absolute --label positions_absolute" in page
     assert "not measured" in page
     pictures = sorted(file.name for file in log.parent.glob("*.svg"))
     assert all(f"]({name})" in page for name in pictures)

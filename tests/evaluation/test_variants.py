@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lalte.checkpoints.load import LoadedModel
-from lalte.config import LTEConfig, SWAConfig
+from lalte.config import ConfigError, LTEConfig, SWAConfig
 from lalte.evaluation import variants
 from lalte.evaluation.baselines import RandomRetention
 from lalte.evaluation.errors import EvaluationError
@@ -149,6 +149,32 @@ def test_an_unrolled_variant_computes_what_the_model_does(loaded: LoadedModel):
         view = memory.allocate(1).view(0)
         found = memory.model.forward(tokens, view)
         torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+
+
+def test_retained_tokens_can_be_said_to_stand_elsewhere(loaded: LoadedModel):
+    model = loaded.model
+    tokens = torch.arange(600)[None] % 100
+    least = model.config.position_span
+
+    def last_row(other: LaLTE) -> torch.Tensor:
+        slots = StateSlots.allocate(other.config, 1, other.dtype)
+        other.absorb(tokens[:, :576], [slots.view(0)])
+        return other.extend(tokens[0, 576:], slots.view(0))
+
+    rows = {
+        positions: last_row(variants.at_positions(model, positions))
+        for positions in (str(least), str(4 * least), "absolute", str(10 * 600))
+    }
+    own, wider, absolute, widest = rows.values()
+    assert torch.equal(own, last_row(model))
+    assert not torch.equal(wider, own)
+    assert not torch.equal(wider, absolute)
+    # A span that no token has left yet.
+    assert torch.equal(widest, absolute)
+    with pytest.raises(EvaluationError, match="neither absolute nor"):
+        variants.at_positions(model, "near")
+    with pytest.raises(ConfigError, match="position_span"):
+        variants.at_positions(model, "1")
 
 
 def test_full_attention_holds_every_key_and_value(loaded: LoadedModel):
