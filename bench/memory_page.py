@@ -200,16 +200,19 @@ NEEDLES_TEXT = """
 RULER's niah_single_1, 2 and 3; the haystack of 2 and 3 is two books that nothing was trained on,
 which repeat themselves beyond some 250,000 tokens. The context is appended to a session as raw
 text, the question and RULER's reply prefix come as a Query, whose greedy reply of at most 128
-tokens must contain the value. One needle a stream: of ten that share 2,048 tokens, each asked for
-by itself, full attention finds 3 and laLTE 1, for a model of this size takes one number for another
-(`--per-stream 10`). Streams of one haystack (`--per-haystack`) are sessions of their own, too: one
-that has read what comes before is forked where their needles stand. Right of asked, in brackets
-Wilson's interval at 95 %.
+tokens must contain the value. Right of asked, in brackets Wilson's interval at 95 %.
+
+One needle a stream, but for those of a million tokens, which share one. That is harder: of ten that
+share 2,048 tokens, each asked for by itself, full attention finds 3 and laLTE 1, for a model of
+this size takes one number for another (`--per-stream 10`). Streams of one haystack
+(`--per-haystack`) are sessions of their own: one that has read what comes before is forked where
+their needles stand.
 """
 FACTS_TEXT = """
 A user mentions facts early in a dialogue of the Schema-Guided Dialogue set; after so many tokens of
 other dialogues each is asked for in a turn of its own, and the reply's first words, up to the
-value, are given. Facts, wordings and dialogues are of the half that nothing was trained on.
+value, are given. Facts, wordings and dialogues are of the half that nothing was trained on. Full
+attention can hardly do this either, so where it finds nothing a target says little.
 """
 SUPERSEDED_TEXT = "Told with one value and later with another: the later one is right."
 DOCUMENTS_TEXT = """
@@ -223,7 +226,7 @@ states are the same.
 POSITIONS_TEXT = """
 The same weights with retained tokens packed to within another span of tokens (the model's own is
 1,024, the least that its window and budgets allow), or at their true positions. Perplexity by place
-in a stream, as above; needles as above, in the process.
+in a stream, as above; needles, where there are any, as above but in the process.
 """
 INSTRUCTIONS_TEXT = """
 50 ordinary instructions, shorter than the window: replies whose first 32 greedy tokens are the
@@ -239,7 +242,8 @@ torch {torch}.
 
 
 def paragraph(text: str) -> str:
-    return textwrap.fill(" ".join(text.split()), 118, break_long_words=False)
+    parts = (" ".join(part.split()) for part in text.strip().split("\n\n"))
+    return "\n\n".join(textwrap.fill(part, 118, break_long_words=False) for part in parts)
 
 
 def sections(every: Cells) -> Iterator[str]:
