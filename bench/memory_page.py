@@ -156,7 +156,7 @@ def positions_table(own: Cells, moved: Cells) -> str:
     """Perplexity by place in the stream, and needles, by where retained tokens are put."""
     tasks = sorted({(cell["task"], cell["length"]) for cell in moved.cells})
     needles = [(task, length) for task, length in tasks if task != "perplexity"]
-    (length,) = {length for task, length in tasks if task == "perplexity"}
+    length = max(length for task, length in tasks if task == "perplexity")
     rows, borders = [], []
     for memory, cells in [("own", own), *((name, moved) for name in moved.memories("perplexity"))]:
         cell = cells.find("perplexity", memory, length)
