@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
@@ -15,7 +15,7 @@ from lalte.state import StateSlots, nbytes
 from lalte.state.tensors import LTEState, budget_rows
 
 if TYPE_CHECKING:
-    from lalte.config import LayerConfig, ModelConfig
+    from lalte.config import ModelConfig
 
 Baseline = Literal["full", "window", "random", "attended", "local"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
@@ -60,7 +60,7 @@ def full_attention(model: LaLTE) -> LaLTE:
             raise EvaluationError(
                 "full", f"layer {index} is a {layer.kind} layer, which has no attention to widen"
             )
-    return _rebuilt(model, _with_layers(model, (FullConfig(),) * len(model.config.layers)))
+    return _rebuilt(model, layers=(FullConfig(),) * len(model.config.layers))
 
 
 def sinks_and_window(model: LaLTE) -> Memory:
@@ -75,12 +75,12 @@ def sinks_and_window(model: LaLTE) -> Memory:
         else layer
         for layer in model.config.layers
     )
-    return as_it_is(_rebuilt(model, _with_layers(model, layers)))
+    return as_it_is(_rebuilt(model, layers=layers))
 
 
 def random_retention(model: LaLTE, seed: int) -> Memory:
     """Sinks, window and tokens drawn at random, in the same slots."""
-    other = _rebuilt(model, model.config)
+    other = _rebuilt(model)
     for index, block in enumerate(other.model.layers):
         layer = other.config.layers[index]
         if isinstance(block, Block) and isinstance(layer, LTEConfig):
@@ -96,7 +96,7 @@ def attended_retention(model: LaLTE) -> Memory:
 
     The sums of attention, 4 bytes for each row and head, are not counted.
     """
-    other = _rebuilt(model, model.config)
+    other = _rebuilt(model)
     for index, block in enumerate(other.model.layers):
         layer = other.config.layers[index]
         if isinstance(block, Block) and isinstance(layer, LTEConfig):
@@ -117,7 +117,7 @@ def local_windows(model: LaLTE) -> Memory:
         SWAConfig(window=_LOCAL_WINDOW) if isinstance(layer, LocalGDNConfig) else layer
         for layer in model.config.layers
     )
-    return as_it_is(_rebuilt(model, _with_layers(model, layers)))
+    return as_it_is(_rebuilt(model, layers=layers))
 
 
 def at_positions(model: LaLTE, positions: str) -> LaLTE:
@@ -127,13 +127,12 @@ def at_positions(model: LaLTE, positions: str) -> LaLTE:
     Raises EvaluationError for anything else, ConfigError for a span that is too small.
     """
     if positions == "absolute":
-        return _rebuilt(model, replace(model.config, positions="absolute"))
+        return _rebuilt(model, positions="absolute")
     if not positions.isdecimal():
         raise EvaluationError(
             "positions", f"{positions!r} is neither absolute nor a span in tokens"
         )
-    config = replace(model.config, positions="bounded", position_span=int(positions))
-    return _rebuilt(model, config)
+    return _rebuilt(model, positions="bounded", position_span=int(positions))
 
 
 def within_bytes(model: LaLTE, state_bytes: int) -> LaLTE:
@@ -155,9 +154,9 @@ def within_bytes(model: LaLTE, state_bytes: int) -> LaLTE:
             else layer
             for layer in model.config.layers
         )
-        config = _with_layers(model, layers)
+        config = replace(model.config, layers=layers)
         if nbytes(config, model.dtype) <= state_bytes:
-            return model if config == model.config else _rebuilt(model, config)
+            return model if config == model.config else _rebuilt(model, layers=layers)
     raise EvaluationError(
         "state bytes", f"{state_bytes} is less than windows and other layers need; allow more"
     )
@@ -169,13 +168,9 @@ def key_value_bytes(config: ModelConfig, dtype: torch.dtype, tokens: int) -> int
     return len(config.layers) * row * tokens
 
 
-def _with_layers(model: LaLTE, layers: tuple[LayerConfig, ...]) -> ModelConfig:
-    return replace(model.config, layers=layers)
-
-
-def _rebuilt(model: LaLTE, config: ModelConfig) -> LaLTE:
-    """The same tensors under another configuration, which needs no others."""
-    other = LaLTE(config, model.dtype, _device(model))
+def _rebuilt(model: LaLTE, **changes: Any) -> LaLTE:
+    """The same tensors under a changed configuration, which needs no others."""
+    other = LaLTE(replace(model.config, **changes), model.dtype, _device(model))
     tensors = model.state_dict()
     other.load_state_dict({name: tensors[name] for name in other.state_dict()})
     return other
