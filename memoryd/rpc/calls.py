@@ -48,7 +48,6 @@ logger = structlog.get_logger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
-Result = TypeVar("Result")
 
 CANCELLED = "CANCELLED"
 
